@@ -1,0 +1,92 @@
+# make demo                 fine-tune a small InternImage on handwritten digits (BACKEND=tensorflow)
+# make test                 the whole test suite on the three backends, one after the other
+# make test BACKEND=jax     on one
+# make test-full            the default tests and the full-size parity of the large variants
+# make lint | bench | clean
+#
+# Each creates .venv and installs what it needs the first time; nothing outside this folder changes.
+
+BACKENDS := tensorflow jax torch
+VENV := .venv
+PY := $(VENV)/bin/python
+WORKERS ?= 2
+TESTS ?= tests
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+ifdef BACKEND
+  ifeq ($(filter $(BACKEND),$(BACKENDS)),)
+    $(error BACKEND must be one of $(BACKENDS). Received: BACKEND=$(BACKEND))
+  endif
+endif
+DEMO_BACKEND := $(or $(BACKEND),tensorflow)
+TEST_BACKENDS := $(or $(BACKEND),$(BACKENDS))
+PIP := $(PY) -m pip --disable-pip-version-check --no-input install --quiet --progress-bar off
+
+# The first interpreter that is new enough; make PYTHON=... chooses another.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+FIND_PYTHON = for p in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
+	if "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$p"; break; fi; done
+
+.PHONY: help demo test test-full lint bench clean
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+# A stamp is written after its step succeeded, so an interrupted installation is taken up again.
+$(VENV)/.stamp-venv:
+	@python="$$($(FIND_PYTHON))"; if [ -z "$$python" ]; then \
+	  echo "Python 3.11 or newer must be installed. Received: $$(python3 --version 2>&1 || true)." >&2; \
+	  echo "Where it has another name: make PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	echo "Creating $(VENV) with $$("$$python" --version) ..."; \
+	"$$python" -m venv $(VENV) || { \
+	  echo "python -m venv failed; on Debian and Ubuntu it needs the package python3-venv." >&2; \
+	  exit 1; }
+	@touch $@
+
+# The frameworks come first, from pinned versions: the package's own ranges never choose them.
+$(VENV)/.stamp-%: requirements/%.txt requirements/base.txt $(VENV)/.stamp-venv
+	@echo "Installing $< into $(VENV) ..."
+	@$(PIP) -r $<
+	@touch $@
+
+$(VENV)/.stamp-test: requirements/demo.txt requirements/torch.txt
+
+$(VENV)/.stamp-package: setup.cfg pyproject.toml $(VENV)/.stamp-base
+	@echo "Installing keras_internimage into $(VENV) ..."
+	@$(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(VENV)/.stamp-$(DEMO_BACKEND) $(VENV)/.stamp-demo $(VENV)/.stamp-package
+	@KERAS_BACKEND=$(DEMO_BACKEND) TF_CPP_MIN_LOG_LEVEL=2 $(PY) examples/demo.py
+
+INSTALLED_FOR_TESTS := $(TEST_BACKENDS:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-package
+PYTEST = $(PY) -m pytest $(TESTS) -q -n $(WORKERS) --dist worksteal --durations=5
+
+# Every backend runs, also after a failure; the exit status is that of the worst.
+define run_tests
+	@failed=""; for backend in $(TEST_BACKENDS); do \
+	  echo "== $$backend"; \
+	  KERAS_BACKEND=$$backend KERAS_INTERNIMAGE_TEST_ANY_BACKEND=$(firstword $(TEST_BACKENDS)) \
+	    $(PYTEST) $(1) </dev/null || failed="$$failed $$backend"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "Tests failed on:$$failed" >&2; exit 1; fi; \
+	echo "All tests passed on: $(TEST_BACKENDS)"
+endef
+
+test: $(INSTALLED_FOR_TESTS)
+	$(call run_tests,)
+
+test-full: $(INSTALLED_FOR_TESTS)
+	$(call run_tests,-m "slow or not slow")
+
+lint: $(VENV)/.stamp-test
+	@$(VENV)/bin/ruff check .
+
+bench: $(INSTALLED_FOR_TESTS)
+	@for backend in $(TEST_BACKENDS); do for script in benchmarks/*.py; do \
+	  echo "== $$script on $$backend"; KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=2 $(PY) $$script; \
+	done; done
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,61 @@
+"""What every test shares: one thread per worker, quiet frameworks, and the ``any_backend`` rule.
+
+The thread counts must be set before a framework is imported, hence at import of this file.
+"""
+
+import os
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = str(max(1, (os.cpu_count() or 1) // WORKERS))
+
+for variable in (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "PJRT_NPROC",  # JAX's CPU client
+):
+    os.environ.setdefault(variable, THREADS)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest  # noqa: E402
+
+# A run over several backends names the one that runs the tests marked ``any_backend``.
+ANY_BACKEND = "KERAS_INTERNIMAGE_TEST_ANY_BACKEND"
+
+
+def pytest_collection_modifyitems(items):
+    chosen = os.environ.get(ANY_BACKEND)
+    if not chosen:
+        return
+    import keras
+
+    current = keras.config.backend()
+    if current == chosen:
+        return
+    skip = pytest.mark.skip(reason=f"does not depend on the backend: runs on {chosen}")
+    for item in items:
+        if item.get_closest_marker("any_backend"):
+            item.add_marker(skip)
+
+
+def pytest_report_header():
+    import keras
+
+    return f"keras {keras.__version__}, backend {keras.config.backend()}, {THREADS} thread(s) each"
+
+
+@pytest.fixture(autouse=True)
+def _keras_state():
+    """Names, seeds and policies of one test do not reach the next."""
+    import keras
+
+    policy = keras.config.dtype_policy()
+    data_format = keras.config.image_data_format()
+    keras.utils.set_random_seed(1)
+    yield
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(data_format)
+    keras.utils.clear_session(free_memory=False)
