@@ -1,0 +1,118 @@
+"""Which code computes DCNv3: the implementations, in order of preference, and the choice.
+
+An implementation is an object with a `name`, a one-line `description`, `why_not(request)`,
+which is None where it can run and otherwise the reason why it cannot, and
+`run(inputs, offset, mask, geometry, mask_activation)`. That one predicate makes the choice,
+explains it (`table()`) and raises.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_internimage.ops import portable
+from keras_internimage.ops.geometry import DCNv3Geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What an implementation needs to know of a call in order to say whether it can run it.
+
+    `input_shape` is `(N, H, W, C)`; a size is None where it is not known while tracing.
+    """
+
+    backend: str
+    geometry: DCNv3Geometry
+    dtype: str = "float32"
+    input_shape: tuple = (None, None, None, None)
+    mask_activation: str | None = None
+
+
+class Portable:
+    """The implementation made of `keras.ops`: any backend, any device, never refuses."""
+
+    name = "portable"
+    description = "keras.ops and the backend's own gathers; every backend and device"
+    backends = ("tensorflow", "jax", "torch")
+
+    def why_not(self, request=None):
+        return None
+
+    def run(self, inputs, offset, mask, geometry, mask_activation):
+        return portable.dcnv3(inputs, offset, mask, geometry, mask_activation)
+
+
+# In order of preference: the first that can run is taken. The last one always can.
+IMPLEMENTATIONS = [Portable()]
+
+
+def names():
+    """The names `implementation=` accepts."""
+    return [implementation.name for implementation in IMPLEMENTATIONS]
+
+
+def check_name(implementation):
+    """Raises ValueError unless `implementation` is None or a known name."""
+    if implementation is not None and implementation not in names():
+        raise ValueError(
+            f"`implementation` must be None or one of {names()}. "
+            f"Received: implementation={implementation!r}"
+        )
+
+
+def candidates(backend=None):
+    """Implementations written for `backend` (default: the current one), preferred first."""
+    backend = backend or keras.backend.backend()
+    return [i for i in IMPLEMENTATIONS if backend in i.backends]
+
+
+def select(request, implementation=None):
+    """The implementation which runs `request`.
+
+    Args:
+        request: A `Request`.
+        implementation: None for the first candidate that can run, or a name, which is an
+            order: that one, or an error saying what it lacks.
+
+    Raises:
+        ValueError: If the name is unknown.
+        RuntimeError: If the named implementation cannot run the request.
+    """
+    check_name(implementation)
+    available = candidates(request.backend)
+    if implementation is None:
+        return next(i for i in available if i.why_not(request) is None)
+    chosen = next((i for i in available if i.name == implementation), None)
+    if chosen is None:
+        raise RuntimeError(
+            f"The {implementation!r} implementation of DCNv3 does not support this backend. "
+            f"Received: backend={request.backend!r}"
+        )
+    reason = chosen.why_not(request)
+    if reason is not None:
+        raise RuntimeError(f"The {implementation!r} implementation of DCNv3 cannot run: {reason}")
+    return chosen
+
+
+def table(backend=None):
+    """Rows `(name, backends, runs, reason)` of all implementations, preferred first.
+
+    `backends` is a comma-separated string, `runs` says whether the implementation can run on
+    `backend` (default: the current one) on this machine, `reason` why not, or else what it is.
+    """
+    backend = backend or keras.backend.backend()
+    rows = []
+    for implementation in IMPLEMENTATIONS:
+        if backend in implementation.backends:
+            reason = implementation.why_not(None)
+        else:
+            reason = f"not written for the {backend} backend"
+        rows.append(
+            (
+                implementation.name,
+                ", ".join(implementation.backends),
+                reason is None,
+                reason or implementation.description,
+            )
+        )
+    return rows
