@@ -1,0 +1,35 @@
+"""InternImage and its operator DCNv3 for Keras 3, on TensorFlow, JAX and PyTorch."""
+
+from keras_internimage import layers, models, ops, preprocessing
+from keras_internimage.models import (
+    InternImage,
+    InternImageB,
+    InternImageBackbone,
+    InternImageG,
+    InternImageH,
+    InternImageL,
+    InternImageS,
+    InternImageT,
+    InternImageXL,
+)
+from keras_internimage.preprocessing import decode_predictions, preprocess_input
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InternImage",
+    "InternImageB",
+    "InternImageBackbone",
+    "InternImageG",
+    "InternImageH",
+    "InternImageL",
+    "InternImageS",
+    "InternImageT",
+    "InternImageXL",
+    "decode_predictions",
+    "layers",
+    "models",
+    "ops",
+    "preprocess_input",
+    "preprocessing",
+]

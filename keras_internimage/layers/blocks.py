@@ -1,0 +1,262 @@
+"""Stem, basic block and down-sampling of InternImage."""
+
+import keras
+from keras import ops
+
+from keras_internimage.layers.composite import (
+    CompositeLayer,
+    check_image_features,
+    convolution_initializer,
+    halved,
+    linear_initializer,
+    registered,
+)
+from keras_internimage.layers.dcnv3 import DCNv3
+from keras_internimage.layers.drop_path import DropPath
+
+
+class _StridedConvolution(CompositeLayer):
+    """What stem and down-sampling share: 3x3 convolutions of stride 2 padded by 1 on all sides."""
+
+    def _convolution(self, filters, input_channels, name, use_bias=True):
+        initializer = convolution_initializer(9 * input_channels)
+        return keras.layers.Conv2D(
+            filters,
+            3,
+            strides=2,
+            padding="valid",
+            data_format="channels_last",
+            use_bias=use_bias,
+            kernel_initializer=initializer,
+            bias_initializer=initializer,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    @staticmethod
+    def _padded(x):
+        # Keras' "same" would pad only the lower right side of even sizes.
+        return ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+@registered
+class InternImageStem(_StridedConvolution):
+    """Two strided 3x3 convolutions with layer norms: an image to features at a quarter its size.
+
+    ```
+    x = gelu(layer_norm(conv1(x)));   y = layer_norm(conv2(x))
+    ```
+
+    Args:
+        filters: number of output channels; the first convolution has half as many.
+
+    Input shape: `(N, H, W, channels)`. Output shape: `(N, ceil(H / 4), ceil(W / 4), filters)`.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def build(self, input_shape):
+        check_image_features(self, input_shape)
+        half = self.filters // 2
+        self.conv1 = self._convolution(half, input_shape[-1], "conv1")
+        self.norm1 = self._layer_norm("norm1")
+        self.conv2 = self._convolution(self.filters, half, "conv2")
+        self.norm2 = self._layer_norm("norm2")
+        middle = (input_shape[0], *map(halved, input_shape[1:3]), half)
+        self.conv1.build(input_shape)
+        self.norm1.build(middle)
+        self.conv2.build(middle)
+        self.norm2.build(self.compute_output_shape(input_shape))
+        self.built = True
+
+    def call(self, inputs):
+        x = self.norm1(self.conv1(self._padded(inputs)))
+        x = keras.activations.gelu(x)
+        return self.norm2(self.conv2(self._padded(x)))
+
+    def compute_output_shape(self, input_shape):
+        height, width = (halved(halved(size)) for size in input_shape[1:3])
+        return (input_shape[0], height, width, self.filters)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+@registered
+class InternImageDownsample(_StridedConvolution):
+    """A 3x3 convolution of stride 2 without bias and a layer norm, between two stages.
+
+    Args:
+        filters: number of output channels.
+
+    Input shape: `(N, H, W, C)`. Output shape: `(N, ceil(H / 2), ceil(W / 2), filters)`.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def build(self, input_shape):
+        check_image_features(self, input_shape)
+        self.conv = self._convolution(self.filters, input_shape[-1], "conv", use_bias=False)
+        self.norm = self._layer_norm("norm")
+        self.conv.build(input_shape)
+        self.norm.build(self.compute_output_shape(input_shape))
+        self.built = True
+
+    def call(self, inputs):
+        return self.norm(self.conv(self._padded(inputs)))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *map(halved, input_shape[1:3]), self.filters)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+@registered
+class InternImageBlock(CompositeLayer):
+    """InternImage's basic block: DCNv3 and a two-layer perceptron, each in a residual branch.
+
+    Where the layer norms (LN) stand is a choice of the variant:
+
+    ```
+    pre-norm (default)   x += drop_path(gamma1 * dcn(LN(x)));   x += drop_path(gamma2 * mlp(LN(x)))
+    post_norm            x += drop_path(gamma1 * LN(dcn(x)));   x += drop_path(gamma2 * LN(mlp(x)))
+    res_post_norm        x += drop_path(LN(dcn(LN(x))));        x += drop_path(LN(mlp(LN(x))))
+    ```
+
+    with `mlp(x) = fc2(gelu(fc1(x)))`. The factors `gamma` exist where `layer_scale` is given.
+
+    Args:
+        groups: number of groups of DCNv3, must divide the number of channels.
+        mlp_ratio: width of the hidden layer over the number of channels.
+        kernel_size, dw_kernel_size, offset_scale, center_feature_scale, remove_center,
+            mask_activation, implementation: as for `keras_internimage.layers.DCNv3`.
+        layer_scale: initial value of gamma, None for a block without.
+        post_norm: normalise the branches' outputs instead of their inputs.
+        res_post_norm: normalise both. Excludes `post_norm` and `layer_scale`.
+        drop_path_rate: probability of dropping a branch while training, in [0, 1).
+
+    Input and output shape: `(N, H, W, C)`.
+
+    Raises:
+        ValueError: `res_post_norm` together with `post_norm` or `layer_scale`; otherwise as DCNv3.
+
+    Source: Wang et al., CVPR 2023, section 3.2 (basic block).
+    """
+
+    def __init__(
+        self,
+        groups,
+        mlp_ratio=4.0,
+        kernel_size=3,
+        dw_kernel_size=None,
+        offset_scale=1.0,
+        layer_scale=None,
+        post_norm=False,
+        res_post_norm=False,
+        center_feature_scale=False,
+        remove_center=False,
+        mask_activation="softmax",
+        drop_path_rate=0.0,
+        implementation=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if res_post_norm and (post_norm or layer_scale is not None):
+            raise ValueError(
+                "`res_post_norm` must not be combined with `post_norm` or `layer_scale`. "
+                f"Received: post_norm={post_norm}, layer_scale={layer_scale}"
+            )
+        self.mlp_ratio = mlp_ratio
+        self.layer_scale = layer_scale
+        self.post_norm = post_norm
+        self.res_post_norm = res_post_norm
+        self.drop_path_rate = drop_path_rate
+        self.dcn = DCNv3(
+            groups,
+            kernel_size=kernel_size,
+            dw_kernel_size=dw_kernel_size,
+            offset_scale=offset_scale,
+            center_feature_scale=center_feature_scale,
+            remove_center=remove_center,
+            mask_activation=mask_activation,
+            implementation=implementation,
+            name="dcn",
+            dtype=self.dtype_policy,
+        )
+        self.norm1 = self._layer_norm("norm1")
+        self.norm2 = self._layer_norm("norm2")
+        if res_post_norm:
+            self.res_post_norm1 = self._layer_norm("res_post_norm1")
+            self.res_post_norm2 = self._layer_norm("res_post_norm2")
+        # Without a rate there is no layer, hence no random state in the model.
+        self.drop_path = None
+        if drop_path_rate:
+            self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        check_image_features(self, input_shape)
+        channels = input_shape[-1]
+        hidden = int(channels * self.mlp_ratio)
+        self.mlp_fc1 = self._dense(hidden, "mlp_fc1", kernel_initializer=linear_initializer())
+        self.mlp_fc2 = self._dense(channels, "mlp_fc2", kernel_initializer=linear_initializer())
+        for layer in (self.norm1, self.dcn, self.norm2, self.mlp_fc1):
+            layer.build(input_shape)
+        self.mlp_fc2.build((*input_shape[:-1], hidden))
+        if self.res_post_norm:
+            self.res_post_norm1.build(input_shape)
+            self.res_post_norm2.build(input_shape)
+        self.gamma1 = self.gamma2 = None
+        if self.layer_scale is not None:
+            self.gamma1, self.gamma2 = (
+                self.add_weight(
+                    shape=(channels,),
+                    initializer=keras.initializers.Constant(self.layer_scale),
+                    name=name,
+                )
+                for name in ("gamma1", "gamma2")
+            )
+        self.built = True
+
+    def call(self, inputs, training=None):
+        x = inputs
+        if self.post_norm:
+            x = self._residual(x, self.norm1(self.dcn(x)), self.gamma1, training)
+            return self._residual(x, self.norm2(self._mlp(x)), self.gamma2, training)
+        branch = self.dcn(self.norm1(x))
+        if self.res_post_norm:
+            branch = self.res_post_norm1(branch)
+        x = self._residual(x, branch, self.gamma1, training)
+        branch = self._mlp(self.norm2(x))
+        if self.res_post_norm:
+            branch = self.res_post_norm2(branch)
+        return self._residual(x, branch, self.gamma2, training)
+
+    def _mlp(self, x):
+        return self.mlp_fc2(keras.activations.gelu(self.mlp_fc1(x)))
+
+    def _residual(self, x, branch, gamma, training):
+        if gamma is not None:
+            branch = branch * ops.cast(gamma, branch.dtype)
+        if self.drop_path is not None:
+            branch = self.drop_path(branch, training=training)
+        return x + branch
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        own = ("mlp_ratio", "layer_scale", "post_norm", "res_post_norm", "drop_path_rate")
+        of_dcn = (
+            "groups kernel_size dw_kernel_size offset_scale center_feature_scale remove_center "
+            "mask_activation implementation"
+        )
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in own},
+            **{name: getattr(self.dcn, name) for name in of_dcn.split()},
+        }

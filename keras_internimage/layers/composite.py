@@ -1,0 +1,69 @@
+"""What every layer made of sub-layers shares: data types of its parts, initial values, checks."""
+
+import keras
+
+LAYER_NORM_EPSILON = 1e-6
+
+
+def registered(cls):
+    """Register a layer for Keras' serialisation, so that loading needs no `custom_objects`."""
+    return keras.saving.register_keras_serializable(package="keras_internimage")(cls)
+
+
+class CompositeLayer(keras.layers.Layer):
+    """A layer whose sub-layers may have data type policies of their own, kept in its config.
+
+    Quantisation gives single sub-layers another policy. Keras saves one policy per
+    layer of a model, so that a composite layer has to say which of its parts differ;
+    without it the file would be read back into parts of the wrong type.
+    """
+
+    def get_config(self):
+        return {**super().get_config(), "dtype": serialized_dtype_policy(self)}
+
+    def _layer_norm(self, name):
+        return keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, name=name, dtype=self.dtype_policy
+        )
+
+    def _dense(self, units, name, **kwargs):
+        return keras.layers.Dense(units, name=name, dtype=self.dtype_policy, **kwargs)
+
+
+def serialized_dtype_policy(layer):
+    """The config of a layer's or model's data type policy, with those of its quantised parts."""
+    policy = layer.dtype_policy
+    if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        quantized = {
+            part.path: part.dtype_policy
+            for part in layer._flatten_layers(include_self=False)
+            if part.quantization_mode is not None
+        }
+        if quantized:
+            policy = keras.dtype_policies.DTypePolicyMap(policy, quantized)
+    return keras.dtype_policies.serialize(policy)
+
+
+def linear_initializer():
+    """Truncated normal of standard deviation 0.02, for every linear layer outside DCNv3."""
+    return keras.initializers.TruncatedNormal(stddev=0.02)
+
+
+def convolution_initializer(fan_in):
+    """Uniform in +-1/sqrt(fan_in), for a convolution's kernel and bias (PyTorch's default)."""
+    bound = fan_in**-0.5
+    return keras.initializers.RandomUniform(-bound, bound)
+
+
+def check_image_features(layer, shape):
+    """Raise unless `shape` is (batch, height, width, channels) with known channels."""
+    if len(shape) != 4 or shape[-1] is None:
+        raise ValueError(
+            f"The input of {type(layer).__name__} '{layer.name}' must have the shape (batch, "
+            f"height, width, channels) with a known number of channels. Received: shape={shape}"
+        )
+
+
+def halved(size):
+    """Output size of a 3x3 convolution with stride 2 and padding 1 (None stays None)."""
+    return None if size is None else (size + 1) // 2

@@ -1,0 +1,209 @@
+"""The DCNv3 module: projections, the branch that predicts sampling points, the operator."""
+
+import keras
+from keras import ops
+
+from keras_internimage.layers.composite import (
+    CompositeLayer,
+    check_image_features,
+    convolution_initializer,
+    registered,
+)
+from keras_internimage.ops import dcnv3
+from keras_internimage.ops.geometry import DCNv3Geometry
+
+MASK_ACTIVATIONS = ("softmax", "sigmoid", None)
+
+
+@registered
+class DCNv3(CompositeLayer):
+    """Deformable convolution v3, the core of InternImage.
+
+    ```
+    v      = input_proj(x)                                    (N, H,  W,  C)
+    u      = gelu(layer_norm(depthwise_conv(x)))              (N, Ho, Wo, C)
+    offset = offset_mask(u)[..., :2 G P]                      (x, y) pairs, in pixels
+    mask   = softmax over the P points of offset_mask(u)[..., 2 G P:]
+    y[g]   = sum over p of mask[g, p] * v[g] sampled at the p-th point
+    output = output_proj(y)                                   (N, Ho, Wo, C)
+    ```
+
+    With G groups of D = C / G channels and P = kernel height * kernel width sampling points
+    a group. Sampling is bilinear, with zeros outside the image; `keras_internimage.ops.dcnv3`
+    gives the positions. Freshly initialised offsets and masks are zero, so that a new layer
+    starts as a mean filter.
+
+    Args:
+        groups: G, must divide the number of input channels.
+        kernel_size: extent of the sampling grid, an odd int or a pair (height, width) of them.
+        dw_kernel_size: odd extent of the depthwise convolution, `kernel_size` if None.
+        strides: int or pair. The offsets are predicted at the strided positions.
+        dilation_rate: spacing of the sampling grid in pixels, int or pair.
+        offset_scale: factor of the grid and of the learned offsets.
+        center_feature_scale: blend the sampled features with the projected input,
+            `y * (1 - s) + v * s` with `s = sigmoid(linear(u))` for each group. Needs stride 1.
+        remove_center: leave out the central sampling point (P is one less).
+        mask_activation: "softmax" (DCNv3), "sigmoid" (as in DCNv2) or None.
+        implementation: which implementation of the operator runs; None takes the fastest
+            that can run. See `keras_internimage.ops.dcnv3`.
+
+    Input shape: `(N, H, W, C)`, channels last whatever Keras' global setting.
+
+    Output shape: `(N, Ho, Wo, C)` with `Ho = (H - 1) // stride + 1`.
+
+    Raises:
+        ValueError: an argument or the input's shape is not as said above.
+
+    Source: Wang et al., "InternImage: Exploring Large-Scale Vision Foundation Models with
+    Deformable Convolutions", CVPR 2023, section 3.1.
+    """
+
+    def __init__(
+        self,
+        groups,
+        kernel_size=3,
+        dw_kernel_size=None,
+        strides=1,
+        dilation_rate=1,
+        offset_scale=1.0,
+        center_feature_scale=False,
+        remove_center=False,
+        mask_activation="softmax",
+        implementation=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.kernel_size = _pair("kernel_size", kernel_size, odd=True)
+        self.dw_kernel_size = _pair(
+            "dw_kernel_size", kernel_size if dw_kernel_size is None else dw_kernel_size, odd=True
+        )
+        self.strides = _pair("strides", strides)
+        self.dilation_rate = _pair("dilation_rate", dilation_rate)
+        self.offset_scale = float(offset_scale)
+        self.center_feature_scale = bool(center_feature_scale)
+        self.remove_center = bool(remove_center)
+        self.mask_activation = mask_activation
+        self.implementation = implementation
+        if mask_activation not in MASK_ACTIVATIONS:
+            raise ValueError(
+                f"`mask_activation` must be one of {MASK_ACTIVATIONS}. "
+                f"Received: mask_activation={mask_activation!r}"
+            )
+        if self.center_feature_scale and self.strides != (1, 1):
+            raise ValueError(
+                "`center_feature_scale` adds the input to the output and must have strides of 1. "
+                f"Received: strides={self.strides}"
+            )
+        # The centres of the sampling grid lie where the depthwise convolution looks.
+        self.padding = tuple(
+            d * (k - 1) // 2 for d, k in zip(self.dilation_rate, self.kernel_size, strict=True)
+        )
+        self.geometry = DCNv3Geometry(
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            groups=self.groups,
+            offset_scale=self.offset_scale,
+            remove_center=self.remove_center,
+        )
+
+    def build(self, input_shape):
+        check_image_features(self, input_shape)
+        channels = input_shape[-1]
+        if channels % self.groups:
+            raise ValueError(
+                "`groups` must divide the number of input channels. "
+                f"Received: groups={self.groups}, input channels={channels}"
+            )
+        self.input_proj = self._dense(channels, "input_proj")
+        self.output_proj = self._dense(channels, "output_proj")
+        height, width = self.dw_kernel_size
+        initializer = convolution_initializer(height * width)
+        self.dw_conv = keras.layers.DepthwiseConv2D(
+            self.dw_kernel_size,
+            strides=self.strides,
+            padding="same" if self.strides == (1, 1) else "valid",
+            data_format="channels_last",
+            depthwise_initializer=initializer,
+            bias_initializer=initializer,
+            name="dw_conv",
+            dtype=self.dtype_policy,
+        )
+        self.dw_norm = self._layer_norm("dw_norm")
+        self.offset_mask = self._dense(
+            3 * self.groups * self.geometry.points, "offset_mask", kernel_initializer="zeros"
+        )
+        features = (*input_shape[:1], *self._output_size(input_shape), channels)
+        self.input_proj.build(input_shape)
+        self.dw_conv.build(input_shape)
+        for layer in (self.dw_norm, self.offset_mask, self.output_proj):
+            layer.build(features)
+        if self.center_feature_scale:
+            self.center_scale = self._dense(
+                self.groups, "center_feature_scale", kernel_initializer="zeros"
+            )
+            self.center_scale.build(features)
+        self.built = True
+
+    def call(self, inputs):
+        value = self.input_proj(inputs)
+        features = inputs
+        if self.strides != (1, 1):
+            # Keras' "same" pads one side only where the stride is 2.
+            height, width = ((k - 1) // 2 for k in self.dw_kernel_size)
+            features = ops.pad(inputs, ((0, 0), (height, height), (width, width), (0, 0)))
+        features = self.dw_norm(self.dw_conv(features))
+        features = keras.activations.gelu(features)
+        offset_mask = self.offset_mask(features)
+        split = 2 * self.groups * self.geometry.points
+        mask = offset_mask[..., split:]
+        if self.mask_activation == "sigmoid":
+            mask = ops.sigmoid(mask)
+        outputs = dcnv3(
+            value,
+            offset_mask[..., :split],
+            mask,
+            groups=self.groups,
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            offset_scale=self.offset_scale,
+            remove_center=self.remove_center,
+            mask_activation="softmax" if self.mask_activation == "softmax" else None,
+            implementation=self.implementation,
+        )
+        if self.center_feature_scale:
+            scale = ops.sigmoid(self.center_scale(features))
+            scale = ops.repeat(scale, value.shape[-1] // self.groups, axis=-1)
+            outputs = outputs + (value - outputs) * scale
+        return self.output_proj(outputs)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self._output_size(input_shape), input_shape[-1])
+
+    def _output_size(self, input_shape):
+        return tuple(
+            None if size is None else (size - 1) // stride + 1
+            for size, stride in zip(input_shape[1:3], self.strides, strict=True)
+        )
+
+    def get_config(self):
+        names = (
+            "groups kernel_size dw_kernel_size strides dilation_rate offset_scale "
+            "center_feature_scale remove_center mask_activation implementation"
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+
+
+def _pair(name, value, odd=False):
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    valid = len(pair) == 2 and all(isinstance(v, int) and v > 0 for v in pair)
+    if not valid or (odd and not all(v % 2 for v in pair)):
+        raise ValueError(
+            f"`{name}` must be a positive {'odd ' if odd else ''}int or a pair of them. "
+            f"Received: {name}={value}"
+        )
+    return pair

@@ -1,0 +1,30 @@
+"""InternImage as Keras Functional models: classifiers, backbones, the table of variants."""
+
+from keras_internimage.models.backbone import InternImageBackbone
+from keras_internimage.models.classifier import InternImage
+from keras_internimage.models.published import (
+    InternImageB,
+    InternImageG,
+    InternImageH,
+    InternImageL,
+    InternImageS,
+    InternImageT,
+    InternImageXL,
+)
+from keras_internimage.models.variants import VARIANTS, Variant, scale, stack
+
+__all__ = [
+    "InternImage",
+    "InternImageB",
+    "InternImageBackbone",
+    "InternImageG",
+    "InternImageH",
+    "InternImageL",
+    "InternImageS",
+    "InternImageT",
+    "InternImageXL",
+    "VARIANTS",
+    "Variant",
+    "scale",
+    "stack",
+]

@@ -1,0 +1,135 @@
+"""The general model function: any InternImage, as a Keras Functional model."""
+
+import keras
+
+from keras_internimage.models import arguments
+from keras_internimage.models.network import classifier, feature_maps
+
+
+def InternImage(
+    channels,
+    depths,
+    groups,
+    mlp_ratio=4.0,
+    layer_scale=None,
+    offset_scale=1.0,
+    post_norm=False,
+    res_post_norm=False,
+    dw_kernel_size=None,
+    level2_post_norm=False,
+    level2_post_norm_block_ids=None,
+    center_feature_scale=False,
+    use_clip_projector=False,
+    remove_center=False,
+    drop_path_rate=0.0,
+    drop_rate=0.0,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    implementation=None,
+    dtype=None,
+    default_size=224,
+    variant=None,
+    name="internimage",
+):
+    """Instantiates an InternImage of any size.
+
+    The first arguments carry the names of the official configuration files;
+    `keras_internimage.models.stack` makes `channels`, `depths` and `groups` from the paper's
+    four numbers.
+
+    Args:
+        channels: channels of the first stage, C1; each further stage has twice as many.
+        depths: blocks of each of the four stages.
+        groups: DCNv3 groups of each of the four stages.
+        mlp_ratio: hidden width of the blocks' perceptrons over the number of channels.
+        layer_scale: initial value of the residual branches' factors, None without.
+        offset_scale: factor of DCNv3's sampling grid and learned offsets.
+        post_norm: normalise the branches' outputs instead of their inputs.
+        res_post_norm: normalise both. Excludes `post_norm` and `layer_scale`.
+        dw_kernel_size: odd side of the depthwise convolution before the offsets (None: 3).
+        level2_post_norm: whether layer norms follow blocks of the third stage.
+        level2_post_norm_block_ids: which blocks, counted from 0.
+        center_feature_scale: blend DCNv3's output with its input.
+        use_clip_projector: end with attention pooling over two levels (InternImage-H and -G;
+            the image's sides must then be multiples of 32).
+        remove_center: DCNv3 without its central sampling point.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the
+            first. With 0 the model has no random state.
+        drop_rate: dropout before the classifier.
+        include_top: whether to include the classification head.
+        weights: None (random initialization), "imagenet" or "imagenet22k" (for a `variant`),
+            the name of a published checkpoint, or a path: `.weights.h5`, `.keras`, an official
+            `.pth`, `.safetensors`, the index of a sharded one or a directory with one.
+            If the checkpoint has another number of classes than `classes`, everything but
+            the last layer is loaded and a line says so.
+        input_tensor: Keras tensor to use as the image input.
+        input_shape: (height, width, channels), channels last; height and width may be None.
+            Default: `default_size` with the head, any size without.
+        pooling: for `include_top=False`: None (the last feature map), "avg" or "max".
+        classes: number of classes, for `include_top=True`.
+        classifier_activation: activation of the last layer, None for logits. "softmax" or
+            None when weights are loaded.
+        implementation: which implementation of DCNv3 runs; None takes the fastest that can.
+        dtype: data type or policy of all layers, Keras' global one if None.
+        default_size: side of the default input in pixels.
+        variant: key of `VARIANTS`, tells which published weights the keywords stand for.
+        name: name of the model.
+
+    Returns:
+        A Keras Functional model. Images go in normalised (`preprocess_input`), shape
+        `(batch, height, width, channels)`; class scores `(batch, classes)` come out, or
+        features without the head.
+
+    Raises:
+        ValueError: an argument is not as said above, or the weights do not fit the model.
+
+    Reference:
+        [InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
+        Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)
+    """
+    from keras_internimage.checkpoints import load_weights, published
+
+    arguments.check_weights(weights, published.names())
+    arguments.check_top(weights, include_top, pooling, classes, classifier_activation)
+    shape = arguments.image_shape(
+        input_shape, default_size, include_top, weights, use_clip_projector
+    )
+    x, inputs = arguments.image_input(input_tensor, shape)
+    maps = feature_maps(
+        x,
+        channels=channels,
+        depths=depths,
+        groups=groups,
+        mlp_ratio=mlp_ratio,
+        layer_scale=layer_scale,
+        offset_scale=offset_scale,
+        post_norm=post_norm,
+        res_post_norm=res_post_norm,
+        dw_kernel_size=dw_kernel_size,
+        level2_post_norm=level2_post_norm,
+        level2_post_norm_block_ids=level2_post_norm_block_ids,
+        center_feature_scale=center_feature_scale,
+        remove_center=remove_center,
+        drop_path_rate=drop_path_rate,
+        implementation=implementation,
+        dtype=dtype,
+    )
+    if include_top:
+        x = classifier(maps, classes, classifier_activation, drop_rate, use_clip_projector, dtype)
+    else:
+        x = maps[-1]
+        if pooling is not None:
+            pool = {
+                "avg": keras.layers.GlobalAveragePooling2D,
+                "max": keras.layers.GlobalMaxPooling2D,
+            }[pooling]
+            x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
+    model = keras.Model(inputs, x, name=name)
+    if weights is not None:
+        load_weights(model, weights, variant=variant)
+    return model
