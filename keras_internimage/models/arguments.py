@@ -29,9 +29,7 @@ def check_weights(weights, published):
 def check_top(weights, include_top, pooling, classes, classifier_activation):
     """Raise unless the arguments about the model's end fit each other."""
     if pooling not in (None, "avg", "max"):
-        raise ValueError(
-            f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
-        )
+        raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
     if not include_top:
         return
     if not isinstance(classes, int) or classes < 1:
