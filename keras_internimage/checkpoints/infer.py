@@ -1,0 +1,167 @@
+"""What model a checkpoint belongs to, read off the shapes of its tensors."""
+
+import dataclasses
+import math
+
+from keras_internimage.checkpoints import names
+from keras_internimage.checkpoints.errors import CheckpointError
+
+# A file with layer scales holds trained ones: the initial value no longer matters.
+_TRAINED_SCALE = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """A model that fits a checkpoint.
+
+    Attributes:
+        config: arguments of `keras_internimage.InternImage`.
+        variant: key of `VARIANTS` when the geometry is a published one, else None.
+        classes: width of the classifier, None without one.
+        unseen: arguments that leave no trace in shapes and were taken at their default.
+    """
+
+    config: dict
+    variant: str | None
+    classes: int | None
+    unseen: tuple[str, ...]
+
+
+def infer_config(shapes, offset_scale=None):
+    """Find the model a checkpoint belongs to.
+
+    Shapes tell everything but two things. `offset_scale` leaves no trace: a published
+    geometry has its own, others get 1 unless told. Which blocks of the third stage a layer
+    norm follows is not stored either; as in the published models they are taken to be
+    evenly spaced.
+
+    Args:
+        shapes: shapes by official name.
+        offset_scale: factor of the sampling grid, where known.
+
+    Returns:
+        A `Guess`.
+
+    Raises:
+        CheckpointError: the names are not those of an InternImage.
+    """
+    try:
+        config = _config(shapes)
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            "The checkpoint must hold the tensors of an InternImage (or of a model with one "
+            f"as its backbone); {error} is missing or does not fit. "
+            f"Received: {len(shapes)} tensors, {', '.join(list(shapes)[:4])}, ..."
+        ) from error
+    variant = _variant(config)
+    unseen = ()
+    if offset_scale is not None:
+        config["offset_scale"] = float(offset_scale)
+    elif variant is not None:
+        config["offset_scale"] = _variants()[variant].offset_scale
+    else:
+        config["offset_scale"] = 1.0
+        unseen = ("offset_scale",)
+    head = shapes.get("head.weight")
+    return Guess(config, variant, head[0] if head else None, unseen)
+
+
+def _config(shapes):
+    block = "levels.{}.blocks.{}."
+    channels = shapes["patch_embed.conv2.weight"][0]
+    depths = tuple(_count(shapes, f"levels.{level}.blocks.{{}}.") for level in range(4))
+    first = block.format(0, 0)
+    center = f"{first}dcn.center_feature_scale_proj_weight" in shapes
+    masks = [shapes[f"{block.format(level, 0)}dcn.mask.weight"][0] for level in range(4)]
+    widths = [channels * 2**level for level in range(4)]
+    if center:
+        rows = "dcn.center_feature_scale_proj_weight"
+        points = masks[0] // shapes[first + rows][0]
+    else:
+        points = _points(masks, widths)
+    groups = tuple(rows // points for rows in masks)
+    res_post_norm = f"{first}res_post_norm1.0.weight" in shapes
+    # Without center_feature_scale a stage ends with a norm exactly if blocks normalise their
+    # input. With it every stage does; of the published models one (G) is post_norm, the other
+    # (H) has norms at both ends.
+    post_norm = not res_post_norm if center else "levels.0.norm.0.weight" not in shapes
+    norms = _count(shapes, "levels.2.post_norms.{}.")
+    period = depths[2] // norms if norms else 0
+    return {
+        "channels": channels,
+        "depths": depths,
+        "groups": groups,
+        "mlp_ratio": shapes[f"{first}mlp.fc1.weight"][0] / channels,
+        "layer_scale": _TRAINED_SCALE if f"{first}gamma1" in shapes else None,
+        "post_norm": post_norm,
+        "res_post_norm": res_post_norm,
+        "dw_kernel_size": shapes[f"{first}dcn.dw_conv.0.weight"][-1],
+        "level2_post_norm": norms > 0,
+        "level2_post_norm_block_ids": (
+            tuple(period * (k + 1) - 1 for k in range(norms)) if norms else None
+        ),
+        "center_feature_scale": center,
+        "use_clip_projector": "dcnv3_head_x3.weight" in shapes,
+        "remove_center": points == 8,
+    }
+
+
+def _points(masks, widths):
+    """Sampling points per group: 9, or 8 without the centre.
+
+    A mask has points * groups channels; with the right number all stages have whole groups
+    of one width, the paper's C'.
+    """
+    for points in (9, 8):
+        if any(rows % points for rows in masks):
+            continue
+        groups = [rows // points for rows in masks]
+        ratios = {width / count for width, count in zip(widths, groups, strict=True)}
+        if len(ratios) == 1 and ratios.pop().is_integer():
+            return points
+    raise ValueError(f"a number of groups for masks of {masks} channels")
+
+
+def _count(shapes, pattern):
+    """How many of a numbered module there are, from 0 on."""
+    heads = {".".join(name.split(".")[: pattern.count(".")]) + "." for name in shapes}
+    number = 0
+    while pattern.format(number) in heads:
+        number += 1
+    return number
+
+
+def _variants():
+    from keras_internimage.models.variants import VARIANTS
+
+    return VARIANTS
+
+
+def _variant(config):
+    """The variant of a geometry. Layer scale may differ: T has one in dense tasks only."""
+    if config["remove_center"] or config["mlp_ratio"] != 4:
+        return None
+    own = ("layer_scale", "offset_scale", "use_clip_projector")
+    for key, variant in _variants().items():
+        known = {name: value for name, value in variant.config().items() if name not in own}
+        if all(config[name] == value for name, value in known.items()):
+            return key
+    return None
+
+
+def describe(guess):
+    """The guessed model in a few words."""
+    config = guess.config
+    size = f"channels={config['channels']}, depths={config['depths']}, groups={config['groups']}"
+    name = f"InternImage-{guess.variant}" if guess.variant else "an InternImage"
+    scale = ", layer_scale" if config["layer_scale"] else ""
+    return f"{name} ({size}{scale})"
+
+
+def parameters(shapes):
+    """Number of trainable parameters: all values but batch normalisation's averages."""
+    return sum(
+        math.prod(shape)
+        for name, shape in shapes.items()
+        if names.is_official(name) and not name.endswith(("running_mean", "running_var"))
+    )

@@ -1,0 +1,300 @@
+"""Loading weights into a model: read, rename, transpose, check, assign.
+
+Checked in both directions before anything is assigned: a weight of the model without a
+tensor and a tensor without a weight are both errors, unless one of the named excuses holds.
+"""
+
+import dataclasses
+import os
+
+import keras
+import numpy as np
+
+from keras_internimage.checkpoints import infer, keras_files, names
+from keras_internimage.checkpoints.errors import CheckpointError, MismatchError, listing
+from keras_internimage.checkpoints.read import Checkpoint, open_checkpoint
+from keras_internimage.checkpoints.tensors import DTYPES, Tensor, all_finite
+
+# Loading shows a progress bar from this size on.
+_LARGE = 1 << 30
+# The excuse for a file's head where the model has none.
+NO_HEAD = "the model has no classification head"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a load did.
+
+    Attributes:
+        source: the file the weights came from.
+        assigned: number of variables set.
+        fresh: paths of the variables left as they were: the classifier, or none.
+        excused: tensors of the file that the model has no place for, by the rule that allows it.
+    """
+
+    source: str
+    assigned: int
+    fresh: tuple[str, ...]
+    excused: dict[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A file, however it is packed: tensors by name, and how a variable is made of them."""
+
+    path: str
+    tensors: dict
+    needs: dict  # variable path -> names of its tensors
+    layouts: dict  # variable path -> official Layout, None where stored as Keras has it
+    classifier: tuple[str, ...]
+    stored_names: dict
+
+
+def load_weights(model, weights, *, variant=None, container=None, progress=None):
+    """Load weights into an InternImage.
+
+    If the file has another number of classes than the model, everything but the last layer
+    is loaded and one printed line says so. Nothing is assigned unless names and shapes fit.
+
+    Args:
+        model: an InternImage of this package, with or without its head.
+        weights: None (nothing happens), `"imagenet"` or `"imagenet22k"` (the published file
+            of `variant`), a published name, or a path: `.weights.h5`, `.keras`, an official
+            `.pth` or `.safetensors`, the index of a sharded one, or a directory with one.
+        variant: key of `VARIANTS`, for the two keywords.
+        container: where in a `.pth` the weights are, such as `"model_ema"`.
+        progress: whether to show a progress bar; None shows one for large files.
+
+    Returns:
+        A `Report`, or None for `weights=None`.
+
+    Raises:
+        MismatchError: names or shapes differ from the model's.
+        CheckpointError: (a ValueError, as the former) the file cannot be read.
+        ValueError: the keyword or name is not published for the variant.
+    """
+    from keras_internimage.checkpoints import download, published
+
+    if weights is None:
+        return None
+    row = None
+    if weights in published.IMAGENET_CLASSES:
+        if variant is None:
+            raise ValueError(
+                "A model of no published size needs the name or path of its weights. "
+                f"Received: weights={weights!r}, variant=None"
+            )
+        row = published.for_variant(variant, weights)
+    elif weights in published.names():
+        row = published.find(weights)
+    if row is not None:
+        return download.load_published(model, row, progress=progress)
+    return load_file(model, weights, container=container, progress=progress)
+
+
+def load_file(model, path, *, container=None, progress=None):
+    """Load a weights file; arguments, returns and raises as `load_weights`."""
+    path = os.fspath(path)
+    if path.endswith(keras_files.SUFFIXES) and os.path.isfile(path):
+        return load_keras(model, keras_files.read(path), progress=progress)
+    return load_official(model, open_checkpoint(path, container), progress=progress)
+
+
+def load_official(model, checkpoint: Checkpoint, *, progress=None):
+    """Load an opened official checkpoint; see `load_weights`."""
+    entries = {variable.path: names.entry(variable.path) for variable in model.weights}
+    known = {path: entry for path, entry in entries.items() if entry is not None}
+    source = _Source(
+        checkpoint.path,
+        checkpoint.tensors,
+        {path: entry.official for path, entry in known.items()},
+        {path: entry.layout for path, entry in known.items()},
+        names.CLASSIFIER,
+        checkpoint.stored_names,
+    )
+    return _load(model, source, progress)
+
+
+def load_keras(model, file: keras_files.KerasFile, *, progress=None):
+    """Load an opened Keras weights file; see `load_weights`."""
+    entries = {variable.path: names.entry(variable.path) for variable in model.weights}
+    known = {path: entry for path, entry in entries.items() if entry is not None}
+    others = {name: Tensor((), "float32", _no_numbers) for name in file.unknown}
+    source = _Source(
+        file.path,
+        {**file.tensors, **others},
+        {path: (entry.path,) for path, entry in known.items()},
+        {},
+        ("predictions/kernel", "predictions/bias"),
+        {},
+    )
+    return _load(model, source, progress)
+
+
+def _no_numbers():
+    raise CheckpointError("Weights of other layers must not be read.")
+
+
+def _load(model, source, progress):
+    variables = {variable.path: variable for variable in model.weights}
+    foreign = [path for path in variables if path not in source.needs]
+    if foreign:
+        raise CheckpointError(
+            "The model must be an InternImage of this package. "
+            f"Received: model={model.name!r} with {listing(foreign)}"
+        )
+    fresh = _fresh_classifier(variables, source)
+    needs = {path: used for path, used in source.needs.items() if path not in fresh}
+    missing = [name for used in needs.values() for name in used if name not in source.tensors]
+    wanted = {name for used in source.needs.values() for name in used}
+    unused = [name for name in source.tensors if name not in wanted]
+    excused = {}
+    for rule, excuse in _EXCUSES.items():
+        allowed = tuple(name for name in unused if excuse(name, wanted, source))
+        if allowed:
+            excused[rule] = allowed
+            unused = [name for name in unused if name not in allowed]
+    shapes = _wrong_shapes(variables, needs, source)
+    if missing or unused or shapes:
+        message = _mismatch(model, source, missing, unused, shapes)
+        raise MismatchError(message, missing, unused, shapes)
+    _assign([variables[path] for path in needs], needs, source, progress)
+    if fresh:
+        stored = source.tensors[source.classifier[1]].shape[0]
+        print(
+            f"{model.name}: the classifier starts fresh, with {fresh_classes(variables, fresh)} "
+            f"classes; {os.path.basename(source.path)} has {stored} (classes={stored} keeps them)."
+        )
+    return Report(source.path, len(needs), tuple(fresh), excused)
+
+
+def fresh_classes(variables, fresh):
+    return next(variables[path].shape[-1] for path in fresh)
+
+
+def _fresh_classifier(variables, source):
+    """The paths of the model's classifier if the file's has another number of classes."""
+    paths = [path for path, used in source.needs.items() if set(used) <= set(source.classifier)]
+    bias = source.tensors.get(source.classifier[1])
+    if not paths or bias is None or len(bias.shape) != 1:
+        return []
+    same = all(variables[path].shape[-1] == bias.shape[0] for path in paths)
+    return [] if same else paths
+
+
+def _without_head(name, wanted, source):
+    if any(classifier in wanted for classifier in source.classifier):
+        return False
+    if source.layouts:
+        return names.is_head(name)
+    entry = names.entry(name)
+    return entry is not None and any(names.is_head(official) for official in entry.official)
+
+
+def _around_backbone(name, wanted, source):
+    if any(classifier in wanted for classifier in source.classifier):
+        return False
+    return not source.layouts and names.entry(name) is None
+
+
+def _dense_task(name, wanted, source):
+    if any(classifier in wanted for classifier in source.classifier):
+        return False
+    stored = source.stored_names.get(name, "")
+    dense = any("backbone." in stored_name for stored_name in source.stored_names.values())
+    return dense and "backbone." not in stored
+
+
+def _second_classifier(name, wanted, source):
+    weight = source.tensors.get(names.CLASSIFIER[0])
+    if weight is None or names.is_official(name) or not source.layouts:
+        return False
+    shape = source.tensors[name].shape
+    if len(shape) == 1:
+        return "head" in name and shape == weight.shape[:1]
+    return shape in (weight.shape, weight.shape[::-1])
+
+
+# Why a tensor of the file may be left over. Each rule: (name, names the model wants, source).
+_EXCUSES = {
+    NO_HEAD: _without_head,
+    "heads of a detection or segmentation model, outside its `backbone.`": _dense_task,
+    "other layers around the backbone in a Keras file": _around_backbone,
+    # The files with 21841 classes are larger than their model by one more classifier.
+    "a second classifier, by its shape": _second_classifier,
+}
+
+
+def _wrong_shapes(variables, needs, source):
+    wrong = []
+    for path, used in needs.items():
+        if any(name not in source.tensors for name in used):
+            continue
+        shape = tuple(variables[path].shape)
+        layout = source.layouts.get(path)
+        expected = layout.official_shapes(shape) if layout else (shape,)
+        for name, shape in zip(used, expected, strict=True):
+            received = source.tensors[name].shape
+            if received != shape:
+                wrong.append(f"{name} {received} instead of {shape}")
+    return wrong
+
+
+def _mismatch(model, source, missing, unused, shapes):
+    lines = [f"The weights must fit the model {model.name!r}. Received: path={source.path}"]
+    if missing:
+        lines.append(f"Missing in the file ({len(missing)}): {listing(missing)}")
+    if unused:
+        lines.append(f"Not used by the model ({len(unused)}): {listing(unused)}")
+    if shapes:
+        lines.append(f"Of another shape ({len(shapes)}): {listing(shapes)}")
+    if any(name.endswith(("gamma1", "gamma2")) for name in unused):
+        lines.append("The file has layer scales: build the model with layer_scale=1.0.")
+    if any(name.endswith(("gamma1", "gamma2")) for name in missing):
+        lines.append("The file has no layer scales: build the model with layer_scale=None.")
+    if set(source.classifier) <= set(missing):
+        lines.append("The file has no classifier: build the model with include_top=False.")
+    if source.layouts:
+        try:
+            guess = infer.infer_config({n: t.shape for n, t in source.tensors.items()})
+        except CheckpointError as error:
+            lines.append(str(error))
+        else:
+            lines.append(f"By its shapes the file holds {infer.describe(guess)}.")
+    return "\n".join(lines)
+
+
+def _assign(variables, needs, source, progress):
+    sizes = [sum(source.tensors[name].nbytes for name in needs[v.path]) for v in variables]
+    bar = None
+    if progress or (progress is None and sum(sizes) >= _LARGE):
+        bar = keras.utils.Progbar(sum(sizes) >> 20, unit_name="MiB")
+    bad, done = [], 0
+    for variable, size in zip(variables, sizes, strict=True):
+        parts = {name: source.tensors[name].float32() for name in needs[variable.path]}
+        broken = [name for name, part in parts.items() if not all_finite(part)]
+        bad.extend(f"{name} is not finite" for name in broken)
+        if not broken and not _fits_dtype(variable, parts.values()):
+            bad.append(f"{variable.path} does not fit in {variable.dtype}")
+        # After a first bad tensor the rest is only looked at, to name them all.
+        if not bad:
+            layout = source.layouts.get(variable.path)
+            value = layout.to_keras(*parts.values()) if layout else next(iter(parts.values()))
+            variable.assign(np.ascontiguousarray(value))
+        done += size
+        if bar is not None:
+            bar.update(done >> 20, finalize=False)
+    if bar is not None:
+        bar.update(done >> 20, finalize=True)
+    if bad:
+        raise CheckpointError(
+            f"All weights must be finite numbers. Received: {listing(bad)}, path={source.path}"
+        )
+
+
+def _fits_dtype(variable, parts):
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if dtype != "float16":
+        return True
+    limit = np.finfo(DTYPES[dtype]).max
+    return all(-limit <= part.min() and part.max() <= limit for part in parts if part.size)

@@ -1,0 +1,224 @@
+"""The published ImageNet checkpoints of InternImage, one row each.
+
+Sizes, hashes and revisions are those of the files at the hub; top-1 accuracies those of
+the official model zoo, on ImageNet-1k's validation images at the row's resolution.
+"""
+
+import dataclasses
+import os
+
+BASE_URL = "https://huggingface.co/OpenGVLab/InternImage/resolve"
+# Names a mirror laid out as the hub is: <base>/<revision>/<name>.pth
+BASE_URL_VARIABLE = "KERAS_INTERNIMAGE_WEIGHTS_URL"
+
+IMAGENET_CLASSES = {"imagenet": 1000, "imagenet22k": 21841}
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published checkpoint.
+
+    Attributes:
+        name: the file's name without `.pth`.
+        variant: key of `keras_internimage.models.variants.VARIANTS`.
+        classes: width of the classifier.
+        resolution: side in pixels of the images it was trained on.
+        stored_dtype: type of the file's weights.
+        bytes, sha256: of the file.
+        revision: commit of the hub's repository that holds it.
+        top1: accuracy on ImageNet-1k in percent, None for the 21841 classes.
+    """
+
+    name: str
+    variant: str
+    classes: int
+    resolution: int
+    stored_dtype: str
+    bytes: int
+    sha256: str
+    revision: str
+    top1: float | None = None
+
+    @property
+    def file(self):
+        return f"{self.name}.pth"
+
+    @property
+    def url(self):
+        base = os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+        return f"{base.rstrip('/')}/{self.revision}/{self.file}"
+
+
+PUBLISHED = (
+    Published(
+        "internimage_t_1k_224",
+        "T",
+        1000,
+        224,
+        "float32",
+        119874895,
+        "84bc50c47ebf7a56f19da5d7fddba9b862cd5abe0597e40c6fb218844c5cbbc2",
+        "51ba159a2c0a1340444f3bb51d1f3253dc034606",
+        83.5,
+    ),
+    Published(
+        "internimage_s_1k_224",
+        "S",
+        1000,
+        224,
+        "float32",
+        200556963,
+        "e0335b0829dbe766caea8be583c3c83208d937dadff9eb1e1d5b773e04720bbd",
+        "993fff45a1e29bdc4b1f8eccafab75169821a5fe",
+        84.2,
+    ),
+    Published(
+        "internimage_b_1k_224",
+        "B",
+        1000,
+        224,
+        "float32",
+        390086947,
+        "e46fc76173b0a8463c6fc4f7260d355b5dc9cb50dfd0cb4382dcdb7935c083c4",
+        "5e51abcdce26a78ed8dbec276101da7ef9650e9f",
+        84.9,
+    ),
+    Published(
+        "internimage_l_22kto1k_384",
+        "L",
+        1000,
+        384,
+        "float32",
+        893612467,
+        "a7d0ce15d1b7c3e7b18ad33dd4d2fa268756c265805714fa42ae5e4ada39cd41",
+        "9231d770e185635ce74ae6e3c2b9c81bd17d87b5",
+        87.7,
+    ),
+    Published(
+        "internimage_xl_22kto1k_384",
+        "XL",
+        1000,
+        384,
+        "float32",
+        1339569691,
+        "ab4f9724473e77ff9c27407570ec72a3c0a71cab65e19782275c338dc5cdaea1",
+        "74e5c7b4914206a057a7878d940db808bbe23cf6",
+        88.0,
+    ),
+    Published(
+        "internimage_h_22kto1k_640",
+        "H",
+        1000,
+        640,
+        "float16",
+        2179694412,
+        "0421915e3349cb32df7cad27d501d61ba5da7db127ceed11637dd23af0a08753",
+        "28cbc61c0d971dd3e8d43dadac181bdf65e0398d",
+        89.6,
+    ),
+    Published(
+        "internimage_g_22kto1k_512",
+        "G",
+        1000,
+        512,
+        "float16",
+        6153157862,
+        "ca49f66dec4c154ae54b67cc7b13b05a645b8460bcf5c5d9382c6cb7a5b016e3",
+        "28cbc61c0d971dd3e8d43dadac181bdf65e0398d",
+        90.1,
+    ),
+    Published(
+        "internimage_l_22k_192to384",
+        "L",
+        21841,
+        384,
+        "float32",
+        1053754739,
+        "4d642f892758744c70d19990fa9439d92823d5d45fe8e1c3351480596da6e93d",
+        "fce2a1aa1326d8812c2d30eba8e2a255e00ad01d",
+    ),
+    Published(
+        "internimage_xl_22k_192to384",
+        "XL",
+        21841,
+        384,
+        "float32",
+        1531723739,
+        "a27d497c6aba1ec396e65b5fa85d91d83cc3a0bec35aa6a71e8dc143311391a1",
+        "74e5c7b4914206a057a7878d940db808bbe23cf6",
+    ),
+    Published(
+        "internimage_h_jointto22k_384",
+        "H",
+        21841,
+        384,
+        "float16",
+        2250962252,
+        "c758d8ebcaa4ac431284ca8d12eb667587633b8f53b6c33e6cc12d3ed6140218",
+        "eb93eeb612be339eb1f99b56c747ce777015aae5",
+    ),
+    Published(
+        "internimage_g_pretrainto22k_384",
+        "G",
+        21841,
+        384,
+        "float16",
+        6224425966,
+        "1501730de8ff7b027245a757e072eefe17b4719c5b3c519e57b03173d45edf2f",
+        "2a176f5fc43372af2d94b097140e35e08c5132bc",
+    ),
+)
+
+
+def names():
+    """Names of all published checkpoints."""
+    return tuple(row.name for row in PUBLISHED)
+
+
+def find(name):
+    """The published checkpoint called `name`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for row in PUBLISHED:
+        if row.name == name:
+            return row
+    raise ValueError(
+        f"The name must be one of the published checkpoints ({', '.join(names())}). "
+        f"Received: name={name!r}"
+    )
+
+
+def for_variant(variant, weights="imagenet"):
+    """The checkpoint of a variant that a keyword stands for.
+
+    Args:
+        variant: `"T"`, `"S"`, `"B"`, `"L"`, `"XL"`, `"H"` or `"G"`.
+        weights: `"imagenet"` (1000 classes) or `"imagenet22k"` (21841 classes).
+
+    Raises:
+        ValueError: no such checkpoint was published; the message lists those that were.
+    """
+    classes = IMAGENET_CLASSES.get(weights)
+    for row in PUBLISHED:
+        if row.variant == variant and row.classes == classes:
+            return row
+    available = ", ".join(row.name for row in PUBLISHED if row.variant == variant) or "none"
+    raise ValueError(
+        f"`weights` must be published for the variant (for {variant!r}: {available}). "
+        f"Received: weights={weights!r}"
+    )
+
+
+def by_file(path):
+    """The published checkpoint whose size and SHA-256 a file has, or None."""
+    import hashlib
+
+    size = os.path.getsize(path)
+    candidates = [row for row in PUBLISHED if row.bytes == size]
+    if not candidates:
+        return None
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return next((row for row in candidates if row.sha256 == digest), None)

@@ -1,0 +1,97 @@
+"""Tensors of a file: shape and type known at once, numbers read when asked for."""
+
+import dataclasses
+import math
+import struct
+import zipfile
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "bool": np.dtype(np.bool_),
+    "uint8": np.dtype(np.uint8),
+    "int8": np.dtype(np.int8),
+    "int16": np.dtype(np.int16),
+    "int32": np.dtype(np.int32),
+    "int64": np.dtype(np.int64),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file.
+
+    Attributes:
+        shape: tuple of ints.
+        dtype: name of the stored type, a key of `DTYPES`.
+        read: returns the numbers as a new array of that type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray] = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self):
+        return self.size * DTYPES[self.dtype].itemsize
+
+    def float32(self):
+        """The numbers as a new float32 array, exactly where the stored type is not wider."""
+        return self.read().astype(np.float32, copy=False)
+
+    def __setstate__(self, state):
+        raise TypeError("A tensor must not be changed by the file it comes from.")
+
+
+_LOCAL_HEADER = struct.Struct("<26xHH")
+
+
+def record_start(path, info):
+    """Where the bytes of an uncompressed record of a zip archive begin.
+
+    Raises:
+        zipfile.BadZipFile: the record is compressed.
+    """
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise zipfile.BadZipFile(f"record {info.filename!r} is compressed")
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        return (
+            info.header_offset
+            + _LOCAL_HEADER.size
+            + sum(_LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size)))
+        )
+
+
+def read_range(path, offset, shape, dtype):
+    """Read an array at a byte offset of a file.
+
+    A plain read rather than a memory map: mapped pages would count as this process's memory,
+    a second copy of the model while it is converted.
+    """
+    out = np.empty(shape, dtype)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        received = file.readinto(out.reshape(-1).view(np.uint8)) if out.size else 0
+    if received != out.nbytes:
+        raise EOFError(f"{path} ends within a tensor: {received} of {out.nbytes} bytes")
+    return out
+
+
+def all_finite(array):
+    """Whether an array holds neither NaN nor infinity.
+
+    A float64 sum of float32 numbers cannot overflow, and both pass through it; unlike
+    `isfinite` it needs no temporary of the array's size.
+    """
+    return bool(np.isfinite(np.add.reduce(array, axis=None, dtype=np.float64)))
