@@ -1,0 +1,93 @@
+"""`python -m keras_internimage`: versions, backend, devices, and which DCNv3 would run."""
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+
+# Import name -> distributions that provide it, the first installed one is shown.
+FRAMEWORKS = {
+    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tf-nightly"),
+    "jax": ("jax",),
+    "torch": ("torch",),
+}
+
+
+def installed_version(distributions):
+    """Version of the first installed distribution, read without importing it; None if none is."""
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def devices(backend):
+    """Names of the devices that the backend in use sees."""
+    if backend != "torch":
+        import keras
+
+        return keras.distribution.list_devices()
+    import torch
+
+    count = torch.cuda.device_count()
+    found = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(count)]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found or ["cpu"]
+
+
+def columns(rows):
+    """Rows of strings as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def report():
+    """The lines that `python -m keras_internimage` prints."""
+    import keras
+
+    from keras_internimage import __version__
+    from keras_internimage.ops import dispatch
+
+    backend = keras.config.backend()
+    versions = [
+        ("keras_internimage", __version__),
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("Keras", keras.__version__),
+    ]
+    for framework, distributions in FRAMEWORKS.items():
+        mark = " (the backend in use)" if framework == backend else ""
+        versions.append((framework, (installed_version(distributions) or "not installed") + mark))
+    versions.append(("devices", ", ".join(devices(backend))))
+
+    rows = dispatch.table(backend)
+    chosen = next(name for name, _, runs, _ in rows if runs)
+    table = [("implementation", "backends", "runs here", "what it is, or why it does not run")]
+    for name, backends, runs, reason in rows:
+        answer = "no" if not runs else "yes, chosen" if name == chosen else "yes"
+        table.append((name, backends, answer, reason))
+
+    lines = columns(versions)
+    lines += ["", "DCNv3, in order of preference (the implementation argument names one):", ""]
+    lines += columns(table)
+    return lines
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_internimage",
+        description="Prints versions, Keras' backend, devices, and which implementations of DCNv3 "
+        "run here. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.",
+    )
+    parser.parse_args(arguments)
+    print("\n".join(report()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
