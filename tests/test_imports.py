@@ -56,8 +56,8 @@ def test_no_foreign_framework_and_nothing_heavy(statement, with_keras_alone):
 def test_a_model_needs_no_foreign_framework(with_keras_alone):
     brought = modules_after(
         "import keras_internimage as k;"
-        "m = k.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(32, 32, 3), classes=2);"
-        "m.predict(__import__('numpy').zeros((1, 32, 32, 3)), verbose=0)"
+        "m = k.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(64, 64, 3), classes=2);"
+        "m.predict(__import__('numpy').zeros((1, 64, 64, 3)), verbose=0)"
     )
     foreign = FRAMEWORKS - {keras.config.backend()}
     # Keras itself may use TensorFlow or JAX where it is installed: that is not this package's.

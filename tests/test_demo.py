@@ -1,0 +1,190 @@
+"""The examples, with tiny settings."""
+
+import importlib.util
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_internimage
+from keras_internimage.checkpoints import DownloadError
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
+
+
+def tiny(**options):
+    options.setdefault("input_shape", (None, None, 3))
+    return keras_internimage.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), **options)
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """Runs an example's main() in a new folder; returns its module."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
+        module.main()
+
+    load.run = run
+    return load
+
+
+@pytest.fixture
+def demo(example, monkeypatch):
+    module = example("demo")
+    real = module.build_model
+    small = {"input_shape": (module.SIZE, module.SIZE, 3), "classes": module.CLASSES}
+    monkeypatch.setattr(module, "build_model", lambda: tiny(**small))
+    module.real_model = real
+    return module
+
+
+@pytest.fixture
+def untrained(demo, monkeypatch):
+    """The demo with nothing learned: what follows the training is under test."""
+    history = {key: [1.0] for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
+    monkeypatch.setattr(demo, "train", lambda *arguments: history)
+    return demo
+
+
+def test_demo(demo, example, tmp_path, capsys, monkeypatch):
+    def unavailable(**options):
+        raise DownloadError("no route to the server")
+
+    monkeypatch.setattr(keras_internimage, "InternImageT", unavailable)
+    example.run(demo, "--epochs", 1, "--samples", 60, "--minimum", 0, "--out", tmp_path / "a/demo")
+    out = tmp_path / "a/demo"
+    assert sorted(p.name for p in out.iterdir()) == ["confusion.png", "curves.png", "model.keras"]
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(out / name) as image:
+            assert min(image.size) > 300
+    printed = capsys.readouterr().out
+    assert "40 digits to learn from, 20 held out" in printed
+    assert "Accuracy on the held-out third: " in printed
+    assert "left out: the weights or the class names are not available here" in printed
+    assert "no route to the server" in printed
+    assert keras.saving.load_model(out / "model.keras").output_shape == (None, 10)
+
+
+@pytest.mark.any_backend
+def test_demo_fails_below_the_minimum(untrained, example):
+    with pytest.raises(SystemExit, match="accuracy must be at least 101%. Received: "):
+        example.run(untrained, *"--samples 60 --minimum 1.01 --no-photographs".split())
+
+
+@pytest.mark.any_backend
+def test_demo_fails_where_the_reloaded_model_differs(untrained, example, monkeypatch):
+    other = untrained.build_model
+    monkeypatch.setattr(untrained, "save_and_reload", lambda model, path: other())
+    with pytest.raises(SystemExit, match="reloaded model must predict the same"):
+        example.run(untrained, *"--samples 60 --minimum 0 --no-photographs".split())
+
+
+@pytest.mark.any_backend
+def test_demo_leaves_no_broken_model(demo, tmp_path, monkeypatch):
+    model = demo.build_model()
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"of an earlier run")
+
+    def broken(unfinished):
+        pathlib.Path(unfinished).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(model, "save", broken)
+    with pytest.raises(OSError, match="no space left"):
+        demo.save_and_reload(model, path)
+    assert path.read_bytes() == b"of an earlier run"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.any_backend
+def test_demo_names_photographs(demo, monkeypatch, capsys):
+    monkeypatch.setattr(keras_internimage, "InternImageT", lambda weights: tiny())
+    index = {str(i): [f"n{i:08d}", f"class_{i}"] for i in range(1000)}
+    decode = keras.applications.imagenet_utils.decode_predictions
+    monkeypatch.setitem(decode.__globals__, "CLASS_INDEX", index)
+    demo.name_photographs()
+    printed = capsys.readouterr().out
+    assert "  china.jpg: class_" in printed and "  flower.jpg: class_" in printed
+
+
+@pytest.mark.any_backend
+def test_demo_data_and_model(demo):
+    x, held_out, y, held_out_y = demo.load_digits(1797)
+    assert x.shape == (1198, 64, 64, 3) and held_out.shape == (599, 64, 64, 3)
+    assert x.dtype == "float32"
+    shares = np.bincount(y) / len(y) - np.bincount(held_out_y) / len(held_out_y)
+    assert np.abs(shares).max() < 0.002
+    assert demo.real_model().output_shape == (None, 10)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photographs of three classes, a bright one, a dark one, a coloured one."""
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for index, name in enumerate(("bright", "coloured", "dark")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = random.integers(0, 256, (40, 50, 3)) // (1 + 4 * index)
+                image = Image.fromarray(pixels.astype("uint8"))
+                image.save(tmp_path / part / name / f"{number}.png")
+            (tmp_path / part / name / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_fine_tune(example, folder, monkeypatch, capsys):
+    received = {}
+
+    def build(**options):
+        received.update(options)
+        return tiny(**{**options, "weights": None})
+
+    monkeypatch.setattr(keras_internimage, "InternImageT", build)
+    module = example("fine_tune")
+    arguments = "train --held-out test --epochs 1 --batch-size 4 --size 64 --out new.keras"
+    example.run(module, *arguments.split())
+    assert received["weights"] == "imagenet" and received["classes"] == 3
+    assert "Classes: bright, coloured, dark. Wrote new.keras" in capsys.readouterr().out
+    assert keras.saving.load_model("new.keras").output_shape == (None, 3)
+
+
+@pytest.mark.any_backend
+def test_fine_tune_without_images(example, tmp_path):
+    (tmp_path / "train" / "empty").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="There must be images.*Received: folder=train"):
+        example.run(example("fine_tune"), "train")
+
+
+@pytest.mark.any_backend
+def test_classify(example, folder, monkeypatch, capsys):
+    monkeypatch.setattr(keras_internimage, "InternImageT", lambda weights: tiny())
+    index = {str(i): [f"n{i:08d}", f"class_{i}"] for i in range(1000)}
+    decode = keras.applications.imagenet_utils.decode_predictions
+    monkeypatch.setitem(decode.__globals__, "CLASS_INDEX", index)
+    example.run(example("classify"), "test/dark/0.png", "test/bright/1.png", "--top", 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "class_" not in line] == [
+        "test/dark/0.png",
+        "test/bright/1.png",
+    ]
+    assert len(lines) == 6
+
+
+@pytest.mark.any_backend
+def test_examples_are_short():
+    for path in EXAMPLES.glob("*.py"):
+        limit = 200 if path.stem == "demo" else 90
+        assert len(path.read_text().splitlines()) < limit, path

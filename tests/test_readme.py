@@ -1,0 +1,71 @@
+"""The README's Python runs as it stands; only downloads have a stand-in."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_internimage
+from keras_internimage.checkpoints import published
+from keras_internimage.models import VARIANTS
+
+README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """A small model without weights for InternImageT, a class index, a photograph, a folder."""
+
+    def small(weights, **options):
+        assert weights == "imagenet"
+        return keras_internimage.InternImage(
+            16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(None, None, 3), **options
+        )
+
+    monkeypatch.setattr(keras_internimage, "InternImageT", small)
+    decode = keras.applications.imagenet_utils.decode_predictions
+    index = {str(i): [f"n{i:08d}", f"class_{i}"] for i in range(1000)}
+    monkeypatch.setitem(decode.__globals__, "CLASS_INDEX", index)
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype("uint8")
+    Image.fromarray(pixels).save("photo.jpg")
+    return tmp_path
+
+
+def test_first_block_is_short():
+    lines = [line for line in BLOCKS[0].splitlines() if line]
+    assert len(lines) <= 10
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_block_runs(number, offline, capsys):
+    names = {
+        "images": np.random.rand(2, 32, 32, 3).astype("float32"),
+        "labels": np.array([0, 36]),
+    }
+    exec(compile(BLOCKS[number], f"README.md, Python block {number + 1}", "exec"), names)
+    if "decode_predictions" in BLOCKS[number]:
+        printed = capsys.readouterr().out
+        assert len(re.findall(r"^ *\d+\.\d%  class_\d+$", printed, flags=re.MULTILINE)) == 3
+    if "model.save" in BLOCKS[number]:
+        assert keras.saving.load_model("fine_tuned.keras").output_shape == (None, 37)
+    if "output" in names:
+        assert tuple(names["output"].shape) == (1, 16, 16, 32)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_table_of_models(variant):
+    line = re.search(rf"^\| {variant} \|(.*)\|$", README, flags=re.MULTILINE)[1]
+    function, parameters, pixels, top1, weights = (cell.strip(" `") for cell in line.split("|"))
+    (row,) = [r for r in published.PUBLISHED if (r.variant, r.classes) == (variant, 1000)]
+    assert function == f"InternImage{variant}" and function in keras_internimage.__all__
+    assert (float(top1), int(pixels), weights) == (row.top1, row.resolution, row.name)
+    assert int(pixels) == VARIANTS[variant].resolution
+    # float32 takes four bytes, float16 two; a file is a little larger than its weights.
+    size = row.bytes / (2 if row.stored_dtype == "float16" else 4) / 1e6
+    assert 0.98 * size < float(parameters.removesuffix(" M")) < size
