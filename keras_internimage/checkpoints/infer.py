@@ -149,6 +149,56 @@ def _variant(config):
     return None
 
 
+def expected_names(guess):
+    """Names of all tensors that the official checkpoint of a guessed model holds."""
+    config, found = guess.config, []
+
+    def add(module, *endings):
+        found.extend(f"{module}{ending}" for ending in endings)
+
+    pair = (".weight", ".bias")
+    for k in (1, 2):
+        add(f"patch_embed.conv{k}", *pair)
+        add(f"patch_embed.norm{k}.1", *pair)
+    for level, depth in enumerate(config["depths"]):
+        for j in range(depth):
+            block = f"levels.{level}.blocks.{j}"
+            for layer in ("dw_conv.0", "dw_conv.1.1", "offset", "mask"):
+                add(f"{block}.dcn.{layer}", *pair)
+            for layer in ("dcn.input_proj", "dcn.output_proj", "mlp.fc1", "mlp.fc2"):
+                add(f"{block}.{layer}", *pair)
+            if config["center_feature_scale"]:
+                add(f"{block}.dcn.center_feature_scale_proj", "_weight", "_bias")
+            for k in (1, 2):
+                add(f"{block}.norm{k}.0", *pair)
+                if config["layer_scale"]:
+                    add(f"{block}.gamma{k}", "")
+                if config["res_post_norm"]:
+                    add(f"{block}.res_post_norm{k}.0", *pair)
+        if level == 2:
+            for k in range(len(config["level2_post_norm_block_ids"] or ())):
+                add(f"levels.2.post_norms.{k}.0", *pair)
+        if not config["post_norm"] or config["center_feature_scale"]:
+            add(f"levels.{level}.norm.0", *pair)
+        if level < len(config["depths"]) - 1:
+            add(f"levels.{level}.downsample.conv", ".weight")
+            add(f"levels.{level}.downsample.norm.1", *pair)
+    if guess.classes is None:
+        return found
+    if config["use_clip_projector"]:
+        for module in ("dcnv3_head_x4.0", "dcnv3_head_x3", "fc_norm.0"):
+            add(module, *pair)
+        for k in "qkv":
+            add(f"clip_projector.norm1_{k}.0", *pair)
+            add(f"clip_projector.cross_dcn.{k}", ".weight", "_bias")
+        add("clip_projector.cross_dcn.proj", *pair)
+    else:
+        add("conv_head.0", ".weight")
+        add("conv_head.1.0", *pair, ".running_mean", ".running_var")
+    add("head", *pair)
+    return found
+
+
 def describe(guess):
     """The guessed model in a few words."""
     config = guess.config

@@ -13,7 +13,7 @@ import numpy as np
 from keras_internimage.checkpoints import infer, keras_files, names
 from keras_internimage.checkpoints.errors import CheckpointError, MismatchError, listing
 from keras_internimage.checkpoints.read import Checkpoint, open_checkpoint
-from keras_internimage.checkpoints.tensors import DTYPES, Tensor, all_finite
+from keras_internimage.checkpoints.tensors import Tensor, all_finite
 
 # Loading shows a progress bar from this size on.
 _LARGE = 1 << 30
@@ -271,16 +271,11 @@ def _assign(variables, needs, source, progress):
         bar = keras.utils.Progbar(sum(sizes) >> 20, unit_name="MiB")
     bad, done = [], 0
     for variable, size in zip(variables, sizes, strict=True):
-        parts = {name: source.tensors[name].float32() for name in needs[variable.path]}
-        broken = [name for name, part in parts.items() if not all_finite(part)]
-        bad.extend(f"{name} is not finite" for name in broken)
-        if not broken and not _fits_dtype(variable, parts.values()):
-            bad.append(f"{variable.path} does not fit in {variable.dtype}")
+        value = _value(variable, needs[variable.path], source, bad)
         # After a first bad tensor the rest is only looked at, to name them all.
         if not bad:
-            layout = source.layouts.get(variable.path)
-            value = layout.to_keras(*parts.values()) if layout else next(iter(parts.values()))
-            variable.assign(np.ascontiguousarray(value))
+            variable.assign(value)
+        value = None  # freed before the next one is read
         done += size
         if bar is not None:
             bar.update(done >> 20, finalize=False)
@@ -288,13 +283,24 @@ def _assign(variables, needs, source, progress):
         bar.update(done >> 20, finalize=True)
     if bad:
         raise CheckpointError(
-            f"All weights must be finite numbers. Received: {listing(bad)}, path={source.path}"
+            f"All weights must be finite numbers of the model's type. Received: {listing(bad)}, path={source.path}"
         )
 
 
-def _fits_dtype(variable, parts):
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    if dtype != "float16":
+def _value(variable, used, source, bad):
+    """A variable's value read from the file; names of tensors it cannot hold go to `bad`."""
+    parts = [source.tensors[name].float32() for name in used]
+    for name, part in zip(used, parts, strict=True):
+        if not all_finite(part):
+            bad.append(f"{name} is not finite")
+        elif not _fits_dtype(variable, part):
+            bad.append(f"{name} does not fit in {variable.dtype}")
+    layout = source.layouts.get(variable.path)
+    return np.ascontiguousarray(layout.to_keras(*parts) if layout else parts[0])
+
+
+def _fits_dtype(variable, part):
+    if keras.backend.standardize_dtype(variable.dtype) != "float16" or not part.size:
         return True
-    limit = np.finfo(DTYPES[dtype]).max
-    return all(-limit <= part.min() and part.max() <= limit for part in parts if part.size)
+    limit = float(np.finfo(np.float16).max)
+    return -limit <= part.min() and part.max() <= limit

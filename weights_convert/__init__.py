@@ -1,0 +1,1 @@
+"""Command line for weights: inspect, convert, verify, export, list, download."""

@@ -1,0 +1,221 @@
+"""`python -m keras_internimage.weights_convert`, also installed as `internimage-convert`.
+
+A command prints what it found or did and exits with 0, or 1 where `verify` finds a
+difference; what cannot be done is one line on standard error and exit code 2.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+
+_DESCRIPTION = "Official InternImage weights <-> Keras files."
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="internimage-convert", description=_DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    add = commands.add_parser("inspect", help="say what a file holds")
+    add.add_argument("file", help="checkpoint (.pth, .safetensors, index, directory) or Keras file")
+    add.add_argument("--container", help="where in a .pth the weights are, such as model_ema")
+    add.set_defaults(run=_inspect)
+
+    add = commands.add_parser("convert", help="make a Keras file of a checkpoint")
+    add.add_argument("file", help="checkpoint (.pth, .safetensors, index, directory)")
+    add.add_argument("out", help="ends in .weights.h5 (weights) or .keras (whole model)")
+    add.add_argument("--variant", help="T, S, B, L, XL, H or G (default: by the shapes)")
+    add.add_argument("--classes", type=int, help="another number leaves the classifier fresh")
+    add.add_argument("--dtype", default="float32", help="float32, float16 or bfloat16")
+    add.add_argument("--no-top", action="store_true", help="leave the classification head out")
+    add.add_argument("--offset-scale", type=float, help="for geometries that are not published")
+    add.add_argument("--container", help="where in a .pth the weights are, such as model_ema")
+    add.set_defaults(run=_convert)
+
+    add = commands.add_parser("verify", help="compare a Keras file with a checkpoint, bit by bit")
+    add.add_argument("keras_file", help=".weights.h5 or .keras")
+    add.add_argument("--against", required=True, metavar="FILE", help="checkpoint")
+    add.add_argument("--container", help="where in a .pth the weights are, such as model_ema")
+    add.set_defaults(run=_verify)
+
+    add = commands.add_parser("export", help="back to the official names and layout")
+    add.add_argument("keras_file", help=".weights.h5 or .keras")
+    add.add_argument("out", help="ends in .pth or .safetensors")
+    add.set_defaults(run=_export)
+
+    add = commands.add_parser("list", help="the published checkpoints")
+    add.set_defaults(run=_list)
+
+    add = commands.add_parser("download", help="bring a published checkpoint into Keras' cache")
+    add.add_argument("name", help="a name of `list`")
+    add.add_argument("out", nargs="?", help="also write it here: .pth, .weights.h5 or .keras")
+    add.set_defaults(run=_download)
+    return parser
+
+
+def _inspect(arguments):
+    from keras_internimage.checkpoints import infer, keras_files, published
+    from keras_internimage.checkpoints.read import open_checkpoint
+
+    path = arguments.file
+    rows = []
+    if path.endswith(keras_files.SUFFIXES):
+        file = keras_files.read(path)
+        tensors, shapes = file.tensors, file.official_shapes()
+        rows.append(("file", path))
+        rows.append(("format", "Keras"))
+        unknown = list(file.unknown)
+    else:
+        checkpoint = open_checkpoint(path, arguments.container)
+        tensors, shapes = checkpoint.tensors, checkpoint.shapes()
+        rows.extend(("file", file) for file in checkpoint.files)
+        rows.append(("format", checkpoint.format))
+        others = [name for name in checkpoint.containers if name != checkpoint.container]
+        also = f" (also in the file: {', '.join(others)})" if others else ""
+        rows.append(("container", checkpoint.container + also))
+        unknown = []
+        if len(checkpoint.files) == 1:
+            row = published.by_file(checkpoint.files[0])
+            if row is not None:
+                rows.append(("published", f"{row.name}, {row.resolution} pixels"))
+    guess = infer.infer_config(shapes)
+    config = ", ".join(f"{key}={value}" for key, value in guess.config.items())
+    rows.append(("model", f"InternImage-{guess.variant}" if guess.variant else "no published size"))
+    rows.append(("arguments", config))
+    if guess.unseen:
+        rows.append(("not visible", f"{', '.join(guess.unseen)} (taken at the default)"))
+    rows.append(("classes", guess.classes if guess.classes is not None else "no classifier"))
+    rows.append(("parameters", f"{infer.parameters(shapes):,}"))
+    rows.append(("tensors", len(tensors)))
+    rows.append(("stored as", _dtypes(tensors)))
+    expected = dict.fromkeys(infer.expected_names(guess))
+    unknown += [name for name in shapes if name not in expected]
+    missing = [name for name in expected if name not in shapes]
+    for label, listed in (("missing", missing), ("others", unknown)):
+        rows.append((label, f"{len(listed)}: {', '.join(listed)}" if listed else "none"))
+    for label, value in rows:
+        print(f"{label:12}{value}")
+    return 0
+
+
+def _dtypes(tensors):
+    counts = {}
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
+    return ", ".join(f"{dtype} ({count} tensors)" for dtype, count in sorted(counts.items()))
+
+
+def _return_freed_memory():
+    """Have the C library give freed tensors back to the system at once (glibc only).
+
+    By default it keeps blocks of up to 32 MB for reuse. The short-lived copies of a conversion
+    then split the space between the weights, and the process may grow to twice the model.
+    """
+    import ctypes
+
+    mmap_threshold = -3
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(mmap_threshold, 1 << 20)
+
+
+def _convert(arguments):
+    from keras_internimage.checkpoints import convert
+
+    _return_freed_memory()
+    report = convert.convert(
+        arguments.file,
+        arguments.out,
+        variant=arguments.variant,
+        classes=arguments.classes,
+        dtype=arguments.dtype,
+        include_top=not arguments.no_top,
+        offset_scale=arguments.offset_scale,
+        container=arguments.container,
+    )
+    for rule, tensors in report.excused.items():
+        print(f"left out, {rule}: {len(tensors)} tensors")
+    print(f"{arguments.out}: {report.assigned} variables from {report.source}")
+    return 0
+
+
+def _verify(arguments):
+    from keras_internimage.checkpoints import convert, names
+
+    path, against = arguments.keras_file, arguments.against
+    differences, extra, lacking = convert.verify(path, against, arguments.container)
+    for variable, difference in differences.items():
+        if difference is None:
+            print(f"{variable}: another shape")
+        elif difference != 0:
+            print(f"{variable}: differs by up to {difference:.3g}")
+    for name in lacking:
+        print(f"{name}: not in {against}")
+    # A file's head may be left out of a model as a whole, and so may what is no InternImage's.
+    official = [name for variable in differences for name in names.entry(variable).official]
+    with_head = any(names.is_head(name) for name in official)
+    left_out = [name for name in extra if names.is_official(name)]
+    if not with_head:
+        left_out = [name for name in left_out if not names.is_head(name)]
+    for name in extra:
+        print(f"{name}: only in {against}{'' if name in left_out else ', no part of the model'}")
+    exact = sum(difference == 0 for difference in differences.values())
+    print(f"{exact} of {len(differences)} variables are bit-exact")
+    return 0 if exact == len(differences) and not lacking and not left_out else 1
+
+
+def _export(arguments):
+    from keras_internimage.checkpoints import convert
+
+    count = convert.export(arguments.keras_file, arguments.out)
+    print(f"{arguments.out}: {count} tensors")
+    return 0
+
+
+def _list(arguments):
+    from keras_internimage.checkpoints import download, published
+
+    print(f"{'name':34}variant  classes  pixels  top-1     MB  in the cache")
+    for row in published.PUBLISHED:
+        top1 = "-" if row.top1 is None else f"{row.top1:.1f}"
+        cached = "yes" if os.path.exists(download.cached_path(row)) else "no"
+        print(
+            f"{row.name:34}{row.variant:7}{row.classes:9}{row.resolution:8}{top1:>7}"
+            f"{row.bytes / 1e6:7.0f}  {cached}"
+        )
+    return 0
+
+
+def _download(arguments):
+    from keras_internimage.checkpoints import convert, download, published
+
+    _return_freed_memory()
+    row, out = published.find(arguments.name), arguments.out
+    if out is None:
+        print(download.fetch(row))
+        return 0
+    if out.endswith(".pth"):
+        with convert.written_whole(out) as unfinished, download.downloaded(row) as path:
+            shutil.copyfile(path, unfinished)
+    elif out.endswith(".weights.h5"):
+        with convert.written_whole(out) as unfinished:
+            shutil.copyfile(download.fetch(row), unfinished)
+    else:
+        with download.downloaded(row) as path:
+            convert.convert(path, out, variant=row.variant)
+    print(out)
+    return 0
+
+
+def main(argv=None):
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
