@@ -6,6 +6,10 @@
 #
 # Each creates .venv and installs what it needs the first time; nothing outside this folder changes.
 
+# Waiting threads sleep: where others use the cores too, PyTorch is many times slower otherwise.
+export OMP_WAIT_POLICY := PASSIVE
+export TF_CPP_MIN_LOG_LEVEL := 2
+
 BACKENDS := tensorflow jax torch
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -58,7 +62,7 @@ $(VENV)/.stamp-package: setup.cfg pyproject.toml $(VENV)/.stamp-base
 	@touch $@
 
 demo: $(VENV)/.stamp-$(DEMO_BACKEND) $(VENV)/.stamp-demo $(VENV)/.stamp-package
-	@KERAS_BACKEND=$(DEMO_BACKEND) TF_CPP_MIN_LOG_LEVEL=2 $(PY) examples/demo.py
+	@KERAS_BACKEND=$(DEMO_BACKEND) $(PY) examples/demo.py
 
 INSTALLED_FOR_TESTS := $(TEST_BACKENDS:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-package
 PYTEST = $(PY) -m pytest $(TESTS) -q -n $(WORKERS) --dist worksteal --durations=5
@@ -85,7 +89,7 @@ lint: $(VENV)/.stamp-test
 
 bench: $(INSTALLED_FOR_TESTS)
 	@for backend in $(TEST_BACKENDS); do for script in benchmarks/*.py; do \
-	  echo "== $$script on $$backend"; KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=2 $(PY) $$script; \
+	  echo "== $$script on $$backend"; KERAS_BACKEND=$$backend $(PY) $$script; \
 	done; done
 
 clean:

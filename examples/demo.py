@@ -86,7 +86,7 @@ def draw_curves(history, path):
     for axes, (key, label) in zip(
         figure.subplots(1, 2), [("loss", "cross-entropy"), ("accuracy", "accuracy")], strict=True
     ):
-        axes.plot(epochs, history[key], "o-", label="training two thirds")
+        axes.plot(epochs, history[key], "o-", label="training")
         axes.plot(epochs, history[f"val_{key}"], "s-", label="held-out third")
         axes.set(xlabel="epoch", ylabel=label, xticks=epochs)
         axes.grid(alpha=0.3)
@@ -136,7 +136,8 @@ def name_photographs():
         images = [keras_internimage.preprocessing.load_image(x, 224) for x in samples.images]
         named = keras_internimage.decode_predictions(model.predict(np.stack(images), verbose=0), 3)
     except (DownloadError, RuntimeError) as error:
-        print(f"  left out: the weights or the class names are not available here.\n  ({error})")
+        print("  left out: the weights or the class names are not in Keras' cache, and could not")
+        print(f"  be downloaded: {error.__cause__ or error}")
         return
     for path, best in zip(samples.filenames, named, strict=True):
         names = ", ".join(f"{name} {score:.0%}" for _, name, score in best)

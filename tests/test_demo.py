@@ -73,8 +73,8 @@ def test_demo(demo, example, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "40 digits to learn from, 20 held out" in printed
     assert "Accuracy on the held-out third: " in printed
-    assert "left out: the weights or the class names are not available here" in printed
-    assert "no route to the server" in printed
+    assert "left out: the weights or the class names are not in Keras' cache" in printed
+    assert "be downloaded: no route to the server\n" in printed
     assert keras.saving.load_model(out / "model.keras").output_shape == (None, 10)
 
 
