@@ -17,6 +17,7 @@ for variable in (
     "PJRT_NPROC",  # JAX's CPU client
 ):
     os.environ.setdefault(variable, THREADS)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
