@@ -9,6 +9,8 @@ from keras_internimage.layers.composite import (
     convolution_initializer,
     halved,
     linear_initializer,
+    pad_image,
+    padded_shape,
     registered,
 )
 from keras_internimage.layers.dcnv3 import DCNv3
@@ -32,11 +34,6 @@ class _StridedConvolution(CompositeLayer):
             name=name,
             dtype=self.dtype_policy,
         )
-
-    @staticmethod
-    def _padded(x):
-        # Keras' "same" would pad only the lower right side of even sizes.
-        return ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 @registered
@@ -65,16 +62,16 @@ class InternImageStem(_StridedConvolution):
         self.conv2 = self._convolution(self.filters, half, "conv2")
         self.norm2 = self._layer_norm("norm2")
         middle = (input_shape[0], *map(halved, input_shape[1:3]), half)
-        self.conv1.build(input_shape)
+        self.conv1.build(padded_shape(input_shape, 1, 1))
         self.norm1.build(middle)
-        self.conv2.build(middle)
+        self.conv2.build(padded_shape(middle, 1, 1))
         self.norm2.build(self.compute_output_shape(input_shape))
         self.built = True
 
     def call(self, inputs):
-        x = self.norm1(self.conv1(self._padded(inputs)))
+        x = self.norm1(self.conv1(pad_image(inputs, 1, 1)))
         x = keras.activations.gelu(x)
-        return self.norm2(self.conv2(self._padded(x)))
+        return self.norm2(self.conv2(pad_image(x, 1, 1)))
 
     def compute_output_shape(self, input_shape):
         height, width = (halved(halved(size)) for size in input_shape[1:3])
@@ -102,12 +99,12 @@ class InternImageDownsample(_StridedConvolution):
         check_image_features(self, input_shape)
         self.conv = self._convolution(self.filters, input_shape[-1], "conv", use_bias=False)
         self.norm = self._layer_norm("norm")
-        self.conv.build(input_shape)
+        self.conv.build(padded_shape(input_shape, 1, 1))
         self.norm.build(self.compute_output_shape(input_shape))
         self.built = True
 
     def call(self, inputs):
-        return self.norm(self.conv(self._padded(inputs)))
+        return self.norm(self.conv(pad_image(inputs, 1, 1)))
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *map(halved, input_shape[1:3]), self.filters)

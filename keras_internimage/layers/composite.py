@@ -1,6 +1,7 @@
 """What every layer made of sub-layers shares: data types of its parts, initial values, checks."""
 
 import keras
+from keras import ops
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -62,6 +63,17 @@ def check_image_features(layer, shape):
             f"The input of {type(layer).__name__} '{layer.name}' must have the shape (batch, "
             f"height, width, channels) with a known number of channels. Received: shape={shape}"
         )
+
+
+def pad_image(x, height, width):
+    """Zeros on all four sides. Keras' "same" pads only the lower right side of a strided window."""
+    return ops.pad(x, ((0, 0), (height, height), (width, width), (0, 0)))
+
+
+def padded_shape(shape, height, width):
+    """The shape of `pad_image(x, height, width)`."""
+    sides = zip(shape[1:3], (height, width), strict=True)
+    return (shape[0], *(None if n is None else n + 2 * by for n, by in sides), shape[3])
 
 
 def halved(size):

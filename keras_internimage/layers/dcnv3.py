@@ -7,6 +7,8 @@ from keras_internimage.layers.composite import (
     CompositeLayer,
     check_image_features,
     convolution_initializer,
+    pad_image,
+    padded_shape,
     registered,
 )
 from keras_internimage.ops import dcnv3
@@ -99,6 +101,7 @@ class DCNv3(CompositeLayer):
         self.padding = tuple(
             d * (k - 1) // 2 for d, k in zip(self.dilation_rate, self.kernel_size, strict=True)
         )
+        self._dw_padding = tuple((k - 1) // 2 for k in self.dw_kernel_size)
         self.geometry = DCNv3Geometry(
             kernel_size=self.kernel_size,
             strides=self.strides,
@@ -137,7 +140,7 @@ class DCNv3(CompositeLayer):
         )
         features = (*input_shape[:1], *self._output_size(input_shape), channels)
         self.input_proj.build(input_shape)
-        self.dw_conv.build(input_shape)
+        self.dw_conv.build(padded_shape(input_shape, *self._dw_padding))
         for layer in (self.dw_norm, self.offset_mask, self.output_proj):
             layer.build(features)
         if self.center_feature_scale:
@@ -151,9 +154,7 @@ class DCNv3(CompositeLayer):
         value = self.input_proj(inputs)
         features = inputs
         if self.strides != (1, 1):
-            # Keras' "same" pads one side only where the stride is 2.
-            height, width = ((k - 1) // 2 for k in self.dw_kernel_size)
-            features = ops.pad(inputs, ((0, 0), (height, height), (width, width), (0, 0)))
+            features = pad_image(inputs, *self._dw_padding)
         features = self.dw_norm(self.dw_conv(features))
         features = keras.activations.gelu(features)
         offset_mask = self.offset_mask(features)

@@ -7,6 +7,8 @@ from keras_internimage.models import arguments
 from keras_internimage.models.network import feature_maps
 from keras_internimage.models.variants import VARIANTS
 
+LEVELS = ("P2", "P3", "P4", "P5")
+
 
 @keras.saving.register_keras_serializable(package="keras_internimage")
 class InternImageBackbone(keras.Model):
@@ -103,12 +105,7 @@ class InternImageBackbone(keras.Model):
         super().__init__(inputs=inputs, outputs=maps[-1], name=name, trainable=trainable)
         if dtype is not None:
             self.dtype_policy = keras.dtype_policies.get(dtype)
-        levels = ("P2", "P3", "P4", "P5")
-        self.pyramid_outputs = dict(zip(levels, maps, strict=True))
-        self.pyramid_level_inputs = {
-            level: tensor._keras_history.operation.name
-            for level, tensor in self.pyramid_outputs.items()
-        }
+        self._pyramid = maps
         self.image_shape = image_shape
         self.data_format = "channels_last"
         self._config = {**config, "image_shape": image_shape}
@@ -137,6 +134,17 @@ class InternImageBackbone(keras.Model):
         config = VARIANTS[variant].config()
         config.pop("use_clip_projector")
         return cls(**{**config, **kwargs}, weights=weights, variant=variant)
+
+    @property
+    def pyramid_outputs(self):
+        return dict(zip(LEVELS, self._pyramid, strict=True))
+
+    @property
+    def pyramid_level_inputs(self):
+        return {
+            level: tensor._keras_history.operation.name
+            for level, tensor in self.pyramid_outputs.items()
+        }
 
     @property
     def token_embedding(self):

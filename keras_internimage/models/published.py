@@ -3,7 +3,7 @@
 from keras_internimage.models.classifier import InternImage
 from keras_internimage.models.variants import VARIANTS
 
-_DOCSTRING = """Instantiates InternImage-{variant} ({parameters} parameters, {side} x {side} pixels).
+_DOCSTRING = """Instantiates InternImage-{variant}: {parameters} parameters, {side} x {side} pixels.
 
     Images must be preprocessed by `keras_internimage.preprocess_input`, or read by
     `keras_internimage.preprocessing.load_image`.

@@ -136,6 +136,14 @@ def test_convolutions_start_within_their_bounds():
     assert 0.3 < np.abs(as_array(dcn.dw_conv.kernel)).max() <= 1 / 3
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_images_smaller_than_the_window(size):
+    shape = (1, size, size, 4)
+    for layer in (layers.InternImageDownsample(4), layers.DCNv3(groups=2, strides=2)):
+        assert tuple(layer(random_image(*shape)).shape) == (1, 1, 1, 4)
+        assert layer.compute_output_shape(shape) == (1, 1, 1, 4)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

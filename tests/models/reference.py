@@ -1,0 +1,140 @@
+"""The official implementation's numbers for whole models, and models holding its weights.
+
+`tests/data/models` describes each checkpoint by its names and shapes; the values come from
+`deterministic.official_weight`, so that not a single weight is stored.
+"""
+
+import csv
+import gzip
+import json
+import pathlib
+
+import keras
+import numpy as np
+from deterministic import image, official_weight
+from keras import ops
+
+import keras_internimage
+from keras_internimage.checkpoints import names
+
+DATA = pathlib.Path(__file__).parents[1] / "data" / "models"
+TINY = ("tiny_prenorm", "tiny_postnorm", "tiny_h", "tiny_g", "tiny_remove_center")
+
+
+def config(name):
+    """The official constructor's arguments, as those of `InternImage`."""
+    arguments = json.loads((DATA / f"{name}.json").read_text())
+    arguments["classes"] = arguments.pop("num_classes")
+    return arguments
+
+
+def numbers(name):
+    return np.load(DATA / f"{name}.npz")
+
+
+def official_shapes(name):
+    """Dict of the checkpoint's tensors, name to shape, in its order."""
+    with gzip.open(DATA / f"{name}.params.tsv.gz", "rt") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file]
+    return {row[0]: tuple(int(n) for n in row[1].split(",") if n) for row in rows}
+
+
+def official_gradients(name):
+    """Dict of name to (L2 norm, dot product with the probe)."""
+    with open(DATA / f"{name}.grads.tsv") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return {row["name"]: (float(row["norm"]), float(row["probe"])) for row in rows}
+
+
+def check_places(model, shapes):
+    """Raise unless the model's variables hold exactly the official tensors of these shapes."""
+    held = {}
+    for variable in model.variables:
+        entry = names.entry(variable.path)
+        if entry is None:
+            raise AssertionError(f"{variable.path} is no weight of InternImage")
+        made_of = entry.layout.official_shapes(tuple(variable.shape))
+        held.update(zip(entry.official, made_of, strict=True))
+    shapes = {key: shape for key, shape in shapes.items() if "num_batches_tracked" not in key}
+    if held != shapes:
+        raise AssertionError(f"other names or shapes: {sorted(held.items() ^ shapes.items())}")
+
+
+def fill(model, name):
+    """Give a model the reference weights, checking that it holds exactly the official tensors."""
+    shapes, seed = official_shapes(name), int(numbers(name)["seed"])
+    check_places(model, shapes)
+    for variable in model.variables:
+        official = names.entry(variable.path).official
+        tensors = {key: official_weight(key, shapes[key], seed) for key in official}
+        variable.assign(names.to_keras(variable.path, tensors))
+    return model
+
+
+def images(name):
+    """The reference's input, channels last."""
+    stored = numbers(name)
+    height, width = (int(n) for n in stored["size"])
+    batch = stored["logits"].shape[0]
+    return image(height, width, batch, int(stored["seed"])).transpose(0, 2, 3, 1)
+
+
+def classifier(name, **kwargs):
+    """The model of a reference, with its weights and linear outputs."""
+    size = tuple(int(n) for n in numbers(name)["size"])
+    model = keras_internimage.InternImage(
+        **config(name), input_shape=(*size, 3), classifier_activation=None, **kwargs
+    )
+    return fill(model, name)
+
+
+def as_array(x):
+    return ops.convert_to_numpy(ops.cast(x, "float32"))
+
+
+def pyramid(model):
+    """The four stages' feature maps of a classifier, as outputs of one model."""
+    maps = []
+    for stage in range(1, 5):
+        layers = [
+            layer
+            for layer in model.layers
+            if layer.name.startswith(f"stage{stage}_") and not layer.name.endswith("_downsample")
+        ]
+        maps.append(layers[-1].output)
+    return keras.Model(model.input, maps)
+
+
+def gradients(model, x, weight):
+    """Gradients of `sum(model(x) * weight)`: dict of each variable's path, and of "image"."""
+    variables = model.trainable_variables
+    backend = keras.config.backend()
+    x, weight = ops.convert_to_tensor(x), ops.convert_to_tensor(weight)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(model(x, training=False) * weight)
+        found = tape.gradient(loss, [v.value for v in variables] + [x])
+    elif backend == "jax":
+        import jax
+
+        rest = [v.value for v in model.non_trainable_variables]
+
+        def loss(values, x):
+            y, _ = model.stateless_call(values, rest, x, training=False)
+            return (y * weight).sum()
+
+        values, image_gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))(
+            [v.value for v in variables], x
+        )
+        found = [*values, image_gradient]
+    else:
+        import torch
+
+        x.requires_grad_()
+        loss = (model(x, training=False) * weight).sum()
+        found = torch.autograd.grad(loss, [v.value for v in variables] + [x])
+    keys = [v.path for v in variables] + ["image"]
+    return {key: as_array(value) for key, value in zip(keys, found, strict=True)}

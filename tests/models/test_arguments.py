@@ -1,0 +1,161 @@
+"""The model functions keep the conventions of keras.applications, refusals included."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_internimage
+from keras_internimage import InternImage, InternImageBackbone, InternImageH, InternImageT, models
+
+TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
+FUNCTIONS = [getattr(models, f"InternImage{variant}") for variant in models.VARIANTS]
+
+
+@pytest.fixture
+def no_values():
+    """Build models without giving their variables values."""
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+
+
+# --- What keras.applications' own test-suite asks of every model function -------------------
+
+
+@pytest.mark.usefixtures("no_values")
+@pytest.mark.parametrize(
+    ("function", "data_format"),
+    [*((function, "channels_last") for function in FUNCTIONS), (InternImageT, "channels_first")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_application_contract(function, data_format):
+    """Shapes of the features, for other channels and sizes and a tensor to start from.
+
+    The global data format does not matter: images are channels last.
+    """
+    keras.config.set_image_data_format(data_format)
+    width = models.VARIANTS[function.__name__.removeprefix("InternImage")].c1 * 8
+    model = function(weights=None, include_top=False, input_shape=(None, None, 1))
+    assert model.output_shape == (None, None, None, width)
+    model = function(weights=None, include_top=False, input_shape=(123, 123, 4))
+    assert model.output_shape == (None, 4, 4, width)
+    start = keras.layers.Conv2D(3, 2, strides=2, data_format="channels_last")(
+        keras.Input((200, 200, 4), name="custom_input")
+    )
+    model = function(weights=None, include_top=False, input_tensor=start)
+    assert model.output_shape[-1] == width
+    assert model.input_shape == (None, 200, 200, 4)
+    model = function(weights=None, include_top=False, pooling="max")
+    assert model.output_shape == (None, width)
+    model = function(weights=None, include_top=True, classifier_activation="softmax")
+    assert model.layers[-1].activation.__name__ == "softmax"
+    assert model.output_shape == (None, 1000)
+
+
+def test_serialised_model_is_the_same():
+    model = InternImage(**TINY, input_shape=(64, 64, 3), layer_scale=0.1, post_norm=True)
+    config = keras.saving.serialize_keras_object(model)
+    again = keras.saving.deserialize_keras_object(config)
+    assert [w.path for w in model.weights] == [w.path for w in again.weights]
+    assert [w.shape for w in model.weights] == [w.shape for w in again.weights]
+    assert again.get_config() == model.get_config()
+
+
+# --- Names, layers, state ----------------------------------------------------------------
+
+
+def test_layers_are_few_and_named_by_their_place():
+    with keras.StatelessScope(initialize_variables=False):
+        names = [layer.name for layer in InternImageT(weights=None).layers]
+    blocks = [f"stage{s}_block{b + 1}" for s, d in enumerate((4, 4, 18, 4), 1) for b in range(d)]
+    assert [n for n in names if "block" in n] == blocks
+    assert names[-1] == "predictions"
+    assert len(names) < 50
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_drop_path_grows_linearly_and_brings_random_state_only_with_a_rate(rate):
+    model = InternImage(**{**TINY, "depths": (1, 1, 3, 1)}, drop_path_rate=rate)
+    blocks = [layer for layer in model.layers if "block" in layer.name]
+    rates = [block.drop_path_rate for block in blocks]
+    np.testing.assert_allclose(rates, np.linspace(0, rate, 6), atol=1e-12)
+    states = [v for v in model.variables if "seed" in v.path]
+    assert len(states) == (5 if rate else 0)
+
+
+def test_dropout_before_the_classifier():
+    model = InternImage(**TINY, drop_rate=0.2)
+    assert isinstance(model.layers[-2], keras.layers.Dropout)
+
+
+def test_any_image_size():
+    model = InternImage(**TINY, input_shape=(None, None, 3), classes=3)
+    for height, width in ((32, 64), (75, 49)):
+        y = model(np.ones((1, height, width, 3), "float32"))
+        assert tuple(y.shape) == (1, 3)
+
+
+def test_clip_head_refuses_sizes_it_cannot_join():
+    model = InternImage(
+        **TINY, input_shape=(None, None, 3), use_clip_projector=True, center_feature_scale=True
+    )
+    assert tuple(model(np.ones((1, 64, 32, 3), "float32")).shape) == (1, 1000)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        model(np.ones((1, 72, 64, 3), "float32"))
+
+
+def test_dtype_reaches_every_layer():
+    model = InternImage(**TINY, dtype="mixed_bfloat16")
+    policies = {layer.dtype_policy.name for layer in model.layers[1:]}
+    assert policies == {"mixed_bfloat16"}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+# --- Refusals ----------------------------------------------------------------------------
+
+BAD = [
+    ({"weights": "imagnet"}, "weights='imagnet'"),
+    ({"weights": "/no/such/file.pth"}, "path to the weights file"),
+    ({"pooling": "mean"}, "pooling='mean'"),
+    ({"input_shape": (16, 64, 3)}, "at least 32x32"),
+    ({"input_shape": (64, 64)}, r"input_shape=\(64, 64\)"),
+    ({"input_shape": (3, None, None)}, "channels last"),
+    ({"classes": 0}, "classes=0"),
+    ({"weights": "imagenet", "input_shape": (224, 224, 4)}, "3 channels"),
+    ({"weights": "imagenet", "classifier_activation": "relu"}, "classifier_activation='relu'"),
+    ({"weights": "imagenet22k"}, "published for the variant"),
+    ({"depths": (1, 1, 1)}, "4 stages"),
+    ({"groups": (3, 2, 4, 8)}, "groups=(3, 2, 4, 8)"),
+    ({"level2_post_norm": True, "level2_post_norm_block_ids": (18,)}, "third stage"),
+    ({"res_post_norm": True, "post_norm": True}, "res_post_norm"),
+]
+
+
+@pytest.mark.usefixtures("no_values")
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: str(v)[:40])
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError) as error:
+        InternImageT(**{"weights": None, **arguments})
+    assert message.replace("\\", "") in str(error.value)
+
+
+def test_sides_of_the_large_classifiers():
+    with pytest.raises(ValueError, match="multiples of 32"):
+        InternImageH(weights=None, input_shape=(224, 250, 3))
+
+
+def test_unusual_channels_warn():
+    with pytest.warns(UserWarning, match="4 input channels"):
+        InternImage(**TINY, include_top=False, input_shape=(64, 64, 4))
+
+
+def test_backbone_refusals():
+    with pytest.raises(ValueError, match="data_format='channels_first'"):
+        InternImageBackbone(**TINY, data_format="channels_first")
+    with pytest.raises(ValueError, match="variant='M'"):
+        InternImageBackbone.from_variant("M")
+
+
+def test_every_public_name_is_documented():
+    for name in keras_internimage.__all__:
+        value = getattr(keras_internimage, name)
+        assert value.__doc__ and len(value.__doc__) > 40, name

@@ -1,0 +1,109 @@
+"""Every kind of model gives the numbers of the official implementation."""
+
+import keras
+import numpy as np
+import pytest
+from deterministic import uniform
+from models import reference
+
+from keras_internimage import InternImageBackbone
+from keras_internimage.checkpoints import names
+
+TINY_TOLERANCE = 2e-5
+FULL_TOLERANCE = 5e-5
+GRADIENT_TOLERANCE = 1e-4
+# Softmax does not see a constant added to all keys: these gradients are zero but for rounding.
+VANISHING = ("clip_projector.norm1_k.0.bias", "clip_projector.cross_dcn.k_bias")
+
+
+def assert_close(actual, expected, tolerance):
+    """Largest difference at most `tolerance` of the largest expected entry, or of 1 if less."""
+    np.testing.assert_allclose(
+        reference.as_array(actual), expected, rtol=0, atol=tolerance * max(1, abs(expected).max())
+    )
+
+
+def stages_and_logits(model, x):
+    outputs = [*reference.pyramid(model).outputs, model.output]
+    return keras.Model(model.input, outputs).predict(x, verbose=0)
+
+
+@pytest.mark.parametrize("name", reference.TINY)
+def test_tiny_stages_and_logits(name):
+    stored = reference.numbers(name)
+    *stages, logits = stages_and_logits(reference.classifier(name), reference.images(name))
+    for stage, features in enumerate(stages, start=1):
+        assert_close(features, stored[f"stage{stage}"], TINY_TOLERANCE)
+    assert_close(logits, stored["logits"], TINY_TOLERANCE)
+
+
+def test_the_same_without_compiling():
+    stored, x = reference.numbers("tiny_prenorm"), reference.images("tiny_prenorm")
+    assert_close(reference.classifier("tiny_prenorm")(x), stored["logits"], TINY_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", reference.TINY)
+def test_tiny_gradients(name):
+    stored, x = reference.numbers(name), reference.images(name)
+    seed = int(stored["seed"])
+    model = reference.classifier(name)
+    weight = uniform("loss_weight", stored["logits"].shape, seed)
+    official = {}
+    for path, gradient in reference.gradients(model, x, weight).items():
+        if path == "image":
+            official[path] = gradient.transpose(0, 3, 1, 2)
+        else:
+            official.update(names.to_official(path, gradient))
+    expected = reference.official_gradients(name)
+    assert set(official) == set(expected)
+    for key, (norm, probe) in expected.items():
+        gradient = official[key].astype("float64")
+        if key in VANISHING:
+            assert np.linalg.norm(gradient) < 1e-5 and norm < 1e-5, key
+            continue
+        direction = uniform(f"{key}.probe", gradient.shape, seed).astype("float64")
+        assert abs(np.linalg.norm(gradient) - norm) <= GRADIENT_TOLERANCE * norm, key
+        along = GRADIENT_TOLERANCE * norm * np.linalg.norm(direction)
+        assert abs((gradient * direction).sum() - probe) <= along, key
+
+
+def check_full_size(name):
+    stored, x = reference.numbers(name), reference.images(name)
+    *stages, logits = stages_and_logits(reference.classifier(name), x)
+    for stage, features in enumerate(stages, start=1):
+        corner = stored[f"stage{stage}_corner"]
+        assert features.shape == tuple(stored[f"stage{stage}_shape"])
+        height, width, channels = corner.shape[1:]
+        assert_close(features[:, :height, :width, :channels], corner, FULL_TOLERANCE)
+        mean = features.mean((1, 2), dtype="float64")
+        assert_close(mean, stored[f"stage{stage}_channel_mean"], FULL_TOLERANCE)
+    assert_close(logits, stored["logits"], FULL_TOLERANCE)
+
+
+@pytest.mark.parametrize("variant", ["t", "s"])
+def test_full_size(variant):
+    check_full_size(f"internimage_{variant}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["b", "l", "xl", "h", "g"])
+def test_full_size_of_large_variants(variant):
+    check_full_size(f"internimage_{variant}")
+
+
+@pytest.mark.parametrize("name", reference.TINY)
+def test_backbone_has_the_classifiers_features(name):
+    config = reference.config(name)
+    config.pop("classes")
+    config.pop("use_clip_projector", None)
+    backbone = InternImageBackbone(**config)
+    classifier = reference.classifier(name)
+    values = {variable.path: variable for variable in classifier.variables}
+    for variable in backbone.variables:
+        variable.assign(values[variable.path])
+    x, stored = reference.images(name), reference.numbers(name)
+    maps = keras.Model(backbone.input, backbone.pyramid_outputs).predict(x, verbose=0)
+    assert list(maps) == ["P2", "P3", "P4", "P5"]
+    for stage, features in enumerate(maps.values(), start=1):
+        assert_close(features, stored[f"stage{stage}"], TINY_TOLERANCE)
+    assert_close(backbone.predict(x, verbose=0), stored["stage4"], TINY_TOLERANCE)

@@ -1,0 +1,141 @@
+"""Saved on one backend, a model loads and predicts the same on the others."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from models import reference
+
+from keras_internimage import InternImage, InternImageBackbone
+
+BACKENDS = ("tensorflow", "jax", "torch")
+TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
+IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+
+
+def make_every_kind():
+    """One model with each option that is saved: read back without `custom_objects`."""
+    return InternImage(
+        **TINY,
+        input_shape=(64, 64, 3),
+        classes=5,
+        dw_kernel_size=5,
+        offset_scale=2.0,
+        center_feature_scale=True,
+        level2_post_norm=True,
+        level2_post_norm_block_ids=(0,),
+        res_post_norm=True,
+        use_clip_projector=True,
+        remove_center=True,
+        drop_path_rate=0.1,
+        drop_rate=0.1,
+    )
+
+
+def shake(model):
+    """Values for weights that start at zero, or offsets would not matter."""
+    generator = np.random.default_rng(1)
+    for weight in model.weights:
+        value = reference.as_array(weight)
+        weight.assign(value + generator.normal(0, 0.1, value.shape))
+
+
+def main(action, backend, folder):
+    """Run in a process of its own for every backend."""
+    folder = pathlib.Path(folder)
+    if action == "save":
+        keras.utils.set_random_seed(0)
+        model = make_every_kind()
+        shake(model)
+        model.save(folder / f"{backend}.keras")
+        np.save(folder / f"{backend}.npy", model.predict(IMAGES, verbose=0))
+        return
+    differences = {}
+    for path in sorted(folder.glob("*.keras")):
+        model = keras.saving.load_model(path)
+        expected = np.load(path.with_suffix(".npy"))
+        difference = np.abs(model.predict(IMAGES, verbose=0) - expected).max()
+        differences[path.stem] = float(difference / max(1, np.abs(expected).max()))
+    print(json.dumps(differences))
+
+
+def processes(action, folder):
+    """The standard output of one process for each backend, all at once."""
+    outputs, running = [], []
+    for backend in BACKENDS:
+        command = f"import models.test_saving as t; t.main({action!r}, {backend!r}, {folder!r})"
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "PYTHONPATH": os.pathsep.join(["tests", "."]),
+        }
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", command],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=pathlib.Path(__file__).parents[2],
+                text=True,
+            )
+        )
+    for process in running:
+        out, error = process.communicate()
+        assert process.returncode == 0, error
+        outputs.append(out)
+    return outputs
+
+
+@pytest.mark.any_backend
+def test_across_backends(tmp_path):
+    for backend in BACKENDS:
+        pytest.importorskip(backend)
+    processes("save", str(tmp_path))
+    for output in processes("load", str(tmp_path)):
+        differences = json.loads(output.splitlines()[-1])
+        assert len(differences) == len(BACKENDS)
+        assert max(differences.values()) < 1e-5, differences
+
+
+def test_loaded_backbone_still_offers_its_pyramid(tmp_path):
+    backbone = InternImageBackbone(**TINY, image_shape=(64, 64, 3))
+    backbone.save(tmp_path / "backbone.keras")
+    loaded = keras.saving.load_model(tmp_path / "backbone.keras")
+    assert isinstance(loaded, InternImageBackbone)
+    assert loaded.get_config() == backbone.get_config()
+    assert list(loaded.pyramid_outputs) == ["P2", "P3", "P4", "P5"]
+    shapes = [tuple(t.shape) for t in loaded.pyramid_outputs.values()]
+    assert shapes == [(None, 64 // 2**n, 64 // 2**n, 8 * 2 ** (n - 2)) for n in (2, 3, 4, 5)]
+    for level, name in loaded.pyramid_level_inputs.items():
+        assert loaded.get_layer(name).output is loaded.pyramid_outputs[level]
+
+
+def test_weights_file(tmp_path):
+    model, other = make_every_kind(), make_every_kind()
+    shake(model)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    for a, b in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(reference.as_array(a), reference.as_array(b))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "backbone"])
+def test_quantised_model_is_read_back(tmp_path, kind):
+    """The data types of the parts of composite layers are in their configuration."""
+    if kind == "classifier":
+        model = InternImage(**TINY, input_shape=(64, 64, 3), classes=5)
+    else:
+        model = InternImageBackbone(**TINY, image_shape=(64, 64, 3))
+    shake(model)
+    reference_output = model.predict(IMAGES, verbose=0)
+    model.quantize("int8")
+    quantised = model.predict(IMAGES, verbose=0)
+    assert 0 < np.abs(quantised - reference_output).max() < 0.2 * np.abs(reference_output).max()
+    model.save(tmp_path / "int8.keras")
+    loaded = keras.saving.load_model(tmp_path / "int8.keras")
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), quantised, atol=1e-6)
