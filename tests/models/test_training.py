@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from models.reference import as_array
 
-from keras_internimage import InternImage, InternImageBackbone
+from keras_internimage import InternImage, InternImageBackbone, layers
 
 TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8), "classes": 3}
 
@@ -65,8 +65,22 @@ def test_fit_learns():
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit(jit_compile):
     if keras.config.backend() == "torch" and jit_compile:
-        pytest.skip("torch.compile takes minutes a model; the operator's tests compile it")
+        pytest.skip("torch.compile takes minutes a model: test_fit_compiled_by_torch")
     check_fit(make(), jit_compile=jit_compile)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="the others are in test_fit")
+def test_fit_compiled_by_torch():
+    image = keras.Input((16, 16, 3))
+    x = layers.InternImageStem(8)(image)
+    x = layers.InternImageBlock(2, layer_scale=0.1, post_norm=True)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = compiled(keras.Model(image, keras.layers.Dense(3, "softmax")(x)), jit_compile=True)
+    x, y = data(side=16)
+    history = model.fit(x, y, batch_size=4, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.abs(as_array(model.layers[2].dcn.offset_mask.kernel)).max() > 0
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
