@@ -18,7 +18,7 @@ from keras_internimage.checkpoints.tensors import DTYPES, Tensor, record_start
 
 _WEIGHTS_RECORD = "model.weights.h5"
 SUFFIXES = (".weights.h5", ".keras")
-_TRAINING_STATE = ("/optimizer", "/_metrics", "/_loss_tracker", "/_compile_metrics")
+_OPTIMIZER = "/optimizer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _walk(group, location, layers, found, h5py):
             found[where] = ("/".join(layers), int(key), tuple(dataset.shape), dtype)
     for key in group:
         child = _child(group, key, h5py)
-        if child is not None and key != "vars" and f"{location}/{key}" not in _TRAINING_STATE:
+        if child is not None and key != "vars" and f"{location}/{key}" != _OPTIMIZER:
             _walk(child, f"{location}/{key}", layers, found, h5py)
 
 

@@ -206,13 +206,14 @@ def _dense_task(name, wanted, source):
 
 
 def _second_classifier(name, wanted, source):
-    weight = source.tensors.get(names.CLASSIFIER[0])
-    if weight is None or names.is_official(name) or not source.layouts:
+    head = source.tensors.get(names.CLASSIFIER[0])
+    if head is None or names.is_official(name) or not source.layouts:
         return False
-    shape = source.tensors[name].shape
-    if len(shape) == 1:
-        return "head" in name and shape == weight.shape[:1]
-    return shape in (weight.shape, weight.shape[::-1])
+    shape, features = source.tensors[name].shape, head.shape[-1]
+    if len(shape) == 2:
+        return features in shape
+    matrix = source.tensors.get(f"{name.rpartition('.')[0]}.weight")
+    return matrix is not None and matrix.shape == (*shape, features)
 
 
 # Why a tensor of the file may be left over. Each rule: (name, names the model wants, source).
@@ -220,8 +221,9 @@ _EXCUSES = {
     NO_HEAD: _without_head,
     "heads of a detection or segmentation model, outside its `backbone.`": _dense_task,
     "other layers around the backbone in a Keras file": _around_backbone,
-    # The files with 21841 classes are larger than their model by one more classifier.
-    "a second classifier, by its shape": _second_classifier,
+    # H's and G's files with 21841 classes are larger than their model by one matrix on the
+    # classifier's 768 inputs, of a name that is documented nowhere.
+    "a second classifier: a matrix on the classifier's inputs": _second_classifier,
 }
 
 
@@ -283,7 +285,8 @@ def _assign(variables, needs, source, progress):
         bar.update(done >> 20, finalize=True)
     if bad:
         raise CheckpointError(
-            f"All weights must be finite numbers of the model's type. Received: {listing(bad)}, path={source.path}"
+            "All weights must be finite numbers of the model's type. "
+            f"Received: {listing(bad)}, path={source.path}"
         )
 
 

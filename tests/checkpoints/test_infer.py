@@ -1,0 +1,93 @@
+import pytest
+from checkpoints.conftest import TINY
+from deterministic import model_config, model_shapes
+
+from keras_internimage.checkpoints import CheckpointError, infer, infer_config, names
+from keras_internimage.models import VARIANTS
+
+pytestmark = pytest.mark.any_backend
+
+SIZES = {key: f"internimage_{key.lower()}" for key in VARIANTS}
+
+
+def shapes_of(name):
+    return {k: s for k, s in model_shapes(name).items() if not k.endswith(names.BATCH_COUNTER)}
+
+
+@pytest.mark.parametrize("name", [*TINY, *SIZES.values()])
+def test_the_official_arguments_are_found(name):
+    guess = infer_config(shapes_of(name), offset_scale=model_config(name).get("offset_scale"))
+    expected = model_config(name)
+    assert guess.classes == expected.pop("num_classes")
+    assert guess.unseen == ()
+    # The value a trained layer scale once started from is not in the file.
+    assert bool(guess.config["layer_scale"]) == bool(expected.pop("layer_scale", None))
+    for key, value in expected.items():
+        found = guess.config[key]
+        assert (list(found) if isinstance(found, tuple) else found) == value, key
+    for key in set(guess.config) - set(expected) - {"layer_scale"}:
+        defaults = {"mlp_ratio": 4.0, "dw_kernel_size": 3, "offset_scale": 1.0}
+        assert guess.config[key] == defaults.get(key, False) or guess.config[key] is None, key
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_published_sizes_are_recognised(variant):
+    guess = infer_config(shapes_of(SIZES[variant]))
+    assert guess.variant == variant
+    assert guess.config["offset_scale"] == VARIANTS[variant].offset_scale
+    assert guess.unseen == ()
+
+
+# Parameters of the ImageNet-1k classifiers, from the official model zoo's files.
+PARAMETERS = {
+    "T": 29_918_424,
+    "S": 50_079_880,
+    "B": 97_461_832,
+    "L": 223_334_810,
+    "XL": 334_819_780,
+    "H": 1_089_636_760,
+    "G": 3_076_373_352,
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_are_counted(variant):
+    assert infer.parameters(shapes_of(SIZES[variant])) == PARAMETERS[variant]
+
+
+@pytest.mark.parametrize("name", [*TINY, *SIZES.values()])
+def test_expected_names_are_all_names(name):
+    expected = infer.expected_names(infer_config(shapes_of(name)))
+    assert sorted(expected) == sorted(shapes_of(name))
+
+
+def test_a_backbone_of_a_dense_task():
+    """T has layer scales there, and there is no classifier."""
+    shapes = {k: s for k, s in shapes_of(SIZES["T"]).items() if not names.is_head(k)}
+    for key in [k for k in shapes if k.endswith("norm1.0.weight") and "blocks" in k]:
+        for scale in ("gamma1", "gamma2"):
+            shapes[key.replace("norm1.0.weight", scale)] = shapes[key]
+    guess = infer_config(shapes)
+    assert guess.variant == "T"
+    assert guess.config["layer_scale"] == 1.0
+    assert guess.classes is None
+    assert sorted(infer.expected_names(guess)) == sorted(shapes)
+    # 28,769,520 parameters: 28,754,672 and two scales per block.
+    assert infer.parameters(shapes) == 28_769_520
+
+
+def test_what_shapes_do_not_tell_is_named():
+    assert infer_config(shapes_of("tiny_prenorm")).unseen == ("offset_scale",)
+
+
+@pytest.mark.parametrize("shapes", [{}, {"conv1.weight": (64, 3, 7, 7)}])
+def test_another_model(shapes):
+    with pytest.raises(CheckpointError, match="must hold the tensors of an InternImage"):
+        infer_config(shapes)
+
+
+def test_masks_of_no_group_size():
+    shapes = shapes_of("tiny_prenorm")
+    shapes["levels.1.blocks.0.dcn.mask.weight"] = (19, 32)
+    with pytest.raises(CheckpointError, match="a number of groups for masks of"):
+        infer_config(shapes)

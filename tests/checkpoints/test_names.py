@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from checkpoints.conftest import TINY, build
+from deterministic import MODELS, model_shapes
+
+from keras_internimage.checkpoints import names
+
+pytestmark = pytest.mark.any_backend
+
+REFERENCE = sorted(path.name.removesuffix(".params.tsv.gz") for path in MODELS.glob("*.gz"))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_variables_and_official_tensors_match_one_to_one(name):
+    """Every official tensor has a place in the model, and its shape follows."""
+    made = {}
+    for variable in build(name).weights:
+        entry = names.entry(variable.path)
+        shapes = entry.layout.official_shapes(tuple(variable.shape))
+        for official, shape in zip(entry.official, shapes, strict=True):
+            assert official not in made
+            made[official] = shape
+    expected = {k: s for k, s in model_shapes(name).items() if not k.endswith(names.BATCH_COUNTER)}
+    assert made == expected
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_every_name_of_the_official_models_is_known(name):
+    unknown = [key for key in model_shapes(name) if not names.is_official(key)]
+    assert all(key.endswith(names.BATCH_COUNTER) for key in unknown)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["decode_head.conv_seg.weight", "levels.0.blocks.0.gamma3", "head2.weight", "x.head.weight"],
+)
+def test_other_names_are_not(name):
+    assert not names.is_official(name)
+
+
+def test_a_path_may_begin_with_the_models_name():
+    plain = names.entry("stage3_block12/dcn/offset_mask/bias")
+    assert names.entry("a/b/stage3_block12/dcn/offset_mask/bias") == plain
+    assert plain.official == (
+        "levels.2.blocks.11.dcn.offset.bias",
+        "levels.2.blocks.11.dcn.mask.bias",
+    )
+    assert names.entry("stage3_block12/dcn/offset_mask/gamma") is None
+    assert names.entry("seed_generator/seed_generator_state") is None
+
+
+LAYOUTS = {
+    "stem/conv1/kernel": (3, 3, 3, 8),
+    "stage1_block1/dcn/dw_conv/kernel": (5, 5, 16, 1),
+    "stage1_block1/dcn/offset_mask/kernel": (16, 54),
+    "stage1_block1/dcn/offset_mask/bias": (54,),
+    "stage1_block1/dcn/center_feature_scale/kernel": (16, 2),
+    "stage1_block1/mlp_fc1/kernel": (16, 64),
+    "stage1_block1/gamma1": (16,),
+    "head_x4/kernel": (1, 1, 8, 16),
+    "head_x4/bias": (16,),
+    "attention_pool/query/bias": (16,),
+    "head_norm/moving_variance": (24,),
+}
+
+
+@pytest.mark.parametrize("path", LAYOUTS)
+def test_layouts_are_undone_exactly(path):
+    value = np.random.default_rng(1).standard_normal(LAYOUTS[path], dtype=np.float32)
+    official = names.to_official(path, value)
+    assert tuple(official) == names.entry(path).official
+    shapes = tuple(part.shape for part in official.values())
+    assert names.entry(path).layout.official_shapes(value.shape) == shapes
+    assert all(part.flags.c_contiguous for part in official.values())
+    np.testing.assert_array_equal(names.to_keras(path, official), value)
+
+
+def test_offsets_come_before_masks():
+    """16 channels, 2 groups of 9 points: 36 offset rows and 18 mask rows."""
+    offset, mask = np.ones((36, 16), np.float32), np.zeros((18, 16), np.float32)
+    path = "stage1_block1/dcn/offset_mask/kernel"
+    both = dict(zip(names.entry(path).official, (offset, mask), strict=True))
+    np.testing.assert_array_equal(names.to_keras(path, both)[:, :36], offset.T)
+    np.testing.assert_array_equal(names.to_keras(path, both)[:, 36:], mask.T)
+
+
+def test_pixel_shuffle_becomes_depth_to_space():
+    """Official channel 4c + 2dy + dx must reach channel c of pixel (dy, dx)."""
+    channels = 3
+    official = np.arange(4 * channels, dtype=np.float32)
+    (name,) = names.entry("head_x4/bias").official
+    permuted = names.to_keras("head_x4/bias", {name: official})
+    shuffled = permuted.reshape(2, 2, channels)
+    for c in range(channels):
+        for dy in range(2):
+            for dx in range(2):
+                assert shuffled[dy, dx, c] == 4 * c + 2 * dy + dx
+
+
+def test_an_unknown_path_raises():
+    with pytest.raises(ValueError, match="Received: path='dense/kernel'"):
+        names.to_official("dense/kernel", np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize("name", ["tiny_h", "tiny_prenorm"])
+def test_stored_order_gives_the_variables_names(name):
+    """`weight_path` relies on the order in which Keras stores a layer's weights."""
+    seen = {}
+    for variable in build(name, layer_scale=0.1 if name == "tiny_prenorm" else None).weights:
+        layer, _, _ = variable.path.rpartition("/")
+        index = seen.get(layer, 0)
+        seen[layer] = index + 1
+        assert names.weight_path(layer, index) == variable.path
+    assert names.weight_path("stem/conv1", 2) is None

@@ -1,0 +1,74 @@
+import math
+
+import pytest
+from deterministic import model_shapes
+
+from keras_internimage.checkpoints import published
+from keras_internimage.models import VARIANTS
+
+pytestmark = pytest.mark.any_backend
+
+
+def test_table_is_well_formed():
+    assert len(published.PUBLISHED) == 11
+    for column in ("name", "sha256", "bytes"):
+        assert len({getattr(row, column) for row in published.PUBLISHED}) == 11
+    for row in published.PUBLISHED:
+        assert len(row.sha256) == 64 and int(row.sha256, 16)
+        assert len(row.revision) == 40 and int(row.revision, 16)
+        assert row.classes in (1000, 21841)
+        assert (row.top1 is None) == (row.classes == 21841)
+
+
+@pytest.mark.parametrize("row", published.PUBLISHED, ids=lambda row: row.name)
+def test_file_sizes_are_those_of_the_variants(row):
+    shapes = model_shapes(f"internimage_{row.variant.lower()}")
+    shapes["head.weight"] = (row.classes, shapes["head.weight"][1])
+    shapes["head.bias"] = (row.classes,)
+    values = sum(math.prod(shape) for shape in shapes.values())
+    overhead = row.bytes - values * (4 if row.stored_dtype == "float32" else 2)
+    if row.variant in "HG" and row.classes == 21841:
+        # Both hold one more matrix on the 768 features, of this many half-precision values.
+        overhead -= 25530 * 768 * 2
+    assert 250 * len(shapes) < overhead < 420 * len(shapes)
+
+
+def test_every_variant_has_its_imagenet_checkpoint():
+    for variant, config in VARIANTS.items():
+        row = published.for_variant(variant, "imagenet")
+        assert row.classes == 1000
+        assert row.resolution == config.resolution
+    assert published.for_variant("L", "imagenet22k").name == "internimage_l_22k_192to384"
+
+
+def test_what_is_not_published_is_said_so():
+    with pytest.raises(ValueError, match="internimage_t_1k_224.*Received: weights='imagenet22k'"):
+        published.for_variant("T", "imagenet22k")
+    with pytest.raises(ValueError, match="internimage_g_22kto1k_512.*Received: name='t'"):
+        published.find("t")
+
+
+def test_url_is_pinned_and_can_be_mirrored(monkeypatch):
+    row = published.find("internimage_s_1k_224")
+    assert row.url == (
+        "https://huggingface.co/OpenGVLab/InternImage/resolve/"
+        f"{row.revision}/internimage_s_1k_224.pth"
+    )
+    monkeypatch.setenv(published.BASE_URL_VARIABLE, "http://mirror/w/")
+    assert row.url == f"http://mirror/w/{row.revision}/internimage_s_1k_224.pth"
+
+
+def test_a_file_is_recognised_by_its_hash(tmp_path, monkeypatch):
+    import dataclasses
+    import hashlib
+
+    path = tmp_path / "file"
+    path.write_bytes(b"weights")
+    assert published.by_file(path) is None
+    row = dataclasses.replace(
+        published.PUBLISHED[0], bytes=7, sha256=hashlib.sha256(b"weights").hexdigest()
+    )
+    monkeypatch.setattr(published, "PUBLISHED", (row,))
+    assert published.by_file(path) == row
+    path.write_bytes(b"Weights")
+    assert published.by_file(path) is None
