@@ -58,8 +58,7 @@ def _output_shape(inputs, offset, mask, geometry):
             )
     known = [(batch, out_height, out_width), _static(offset.shape), _static(mask.shape)]
     leading = [
-        next((shape[axis] for shape in known if shape[axis] is not None), None)
-        for axis in range(3)
+        next((shape[axis] for shape in known if shape[axis] is not None), None) for axis in range(3)
     ]
     return (*leading, channels)
 

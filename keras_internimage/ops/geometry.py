@@ -4,7 +4,9 @@ import dataclasses
 import math
 import numbers
 
-import numpy as np
+# Positions further than this from their pixel are outside every image. Infinities, and NaN with a
+# minus sign, are replaced by it.
+FAR = 2.0**24
 
 
 def _pair(name, value, minimum):
@@ -92,12 +94,10 @@ class DCNv3Geometry:
                 f"Received: offset_scale={self.offset_scale!r}"
             )
         assign("offset_scale", float(self.offset_scale))
-        if not isinstance(self.remove_center, (bool, np.bool_)):
+        if not isinstance(self.remove_center, bool):
             raise ValueError(
-                "`remove_center` must be a boolean. "
-                f"Received: remove_center={self.remove_center!r}"
+                f"`remove_center` must be a boolean. Received: remove_center={self.remove_center!r}"
             )
-        assign("remove_center", bool(self.remove_center))
         rows, columns = self.kernel_size
         if self.remove_center and (rows % 2 == 0 or columns % 2 == 0 or rows * columns == 1):
             raise ValueError(
@@ -144,15 +144,17 @@ class DCNv3Geometry:
         return one("height", height, 0), one("width", width, 1)
 
     def grid(self):
-        """The kernel's own points: float64 array `(P, 2)` of `(x, y)`, scaled, x-major.
+        """The kernel's own points: a list of `P` pairs of floats `(x, y)`, scaled, x-major.
 
         The position of point `p` without a learned offset, relative to the pixel at
         `stride * output - padding + center`.
         """
-        rows, columns = self.kernel_size
-        y = np.arange(rows) * self.dilation_rate[0] - self.center[0]
-        x = np.arange(columns) * self.dilation_rate[1] - self.center[1]
-        grid = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
+        (rows, columns), (step_y, step_x), (y, x) = (
+            self.kernel_size,
+            self.dilation_rate,
+            self.center,
+        )
+        points = [(i * step_x - x, j * step_y - y) for i in range(columns) for j in range(rows)]
         if self.remove_center:
-            grid = np.delete(grid, len(grid) // 2, axis=0)
-        return self.offset_scale * grid.astype("float64")
+            del points[len(points) // 2]
+        return [(self.offset_scale * i, self.offset_scale * j) for i, j in points]

@@ -1,12 +1,21 @@
-"""DCNv3 in `keras.ops`: the implementation that runs everywhere."""
+"""DCNv3 in `keras.ops`: the implementation that runs everywhere.
+
+A sample is the sum of four rows of the zero-padded images, read as a matrix with one row to a
+pixel and group, so the sum over the points is one gather and one product with the corner weights.
+Positions outside the image are clamped into the padding, which takes the place of masks. No
+tensor has more than five dimensions, and no product more than three: exporters ask for that.
+
+What the gather costs differs between the backends, and so `portable_torch`, `portable_tensorflow`
+and `portable_jax` replace it (see there). Everything else, and all that is traced by PyTorch, is
+the code below.
+"""
+
+import math
 
 import keras
-import numpy as np
 from keras import ops
 
-# Positions further than this from the pixel are outside every image; infinities and NaN are
-# replaced by it, with a minus sign.
-_FAR = 2.0**24
+from keras_internimage.ops.geometry import FAR
 
 
 def dcnv3(inputs, offset, mask, geometry, mask_activation=None):
@@ -14,73 +23,132 @@ def dcnv3(inputs, offset, mask, geometry, mask_activation=None):
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     tensors = (inputs, offset, mask)
     wide = any(keras.backend.standardize_dtype(t.dtype) == "float64" for t in tensors)
-    inputs, offset, mask = (ops.cast(t, "float64" if wide else "float32") for t in tensors)
-    outputs = _sample_and_sum(inputs, offset, _activate(mask, geometry, mask_activation), geometry)
-    return ops.cast(outputs, dtype)
+    tensors = [ops.cast(t, "float64" if wide else "float32") for t in tensors]
+    return ops.cast(_backend()(*tensors, geometry, mask_activation), dtype)
 
 
-def _activate(mask, geometry, activation):
-    if activation is None:
-        return mask
-    shape = ops.shape(mask)
-    grouped = ops.reshape(mask, tuple(shape[:3]) + (geometry.groups, geometry.points))
-    return ops.reshape(ops.softmax(grouped, axis=-1), shape)
+def _backend():
+    """`sample_and_sum` of the current backend."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return _torch
+    if backend == "tensorflow":
+        return _tensorflow
+    if backend == "jax":
+        return _jax
+    return sample_and_sum
 
 
-def _axis(offset, base, fraction, first, stride, size, out_size, scale):
-    """Corner index, and fraction to the next pixel, along one axis.
+def _torch(inputs, offset, mask, geometry, mask_activation):
+    from keras_internimage.ops import portable_torch
 
-    The integer part of the position is kept apart from the fractional one, so that precision
-    does not fall with the distance from the image's corner.
+    if portable_torch.can_run(inputs):
+        return portable_torch.sample_and_sum(inputs, offset, mask, geometry, mask_activation)
+    return sample_and_sum(inputs, offset, mask, geometry, mask_activation)
+
+
+def _tensorflow(inputs, offset, mask, geometry, mask_activation):
+    from keras_internimage.ops import portable_tensorflow
+
+    def gather_sum(rows, index, weights):
+        index, weights = (ops.concatenate(four, axis=-1) for four in (index, weights))
+        return portable_tensorflow.gather_sum(rows, index, weights, ops.shape(inputs)[0])
+
+    return sample_and_sum(inputs, offset, mask, geometry, mask_activation, gather_sum)
+
+
+def _jax(inputs, offset, mask, geometry, mask_activation):
+    from keras_internimage.ops import portable_jax
+
+    return portable_jax.map_images(sample_and_sum, inputs, offset, mask, geometry, mask_activation)
+
+
+def gather_sum(rows, index, weights):
+    """`sum_k weights[r, k] * rows[index[r, k]]` over the points of four corners.
+
+    Args:
+        rows: `(M, D)`.
+        index: Integer tensors `(R, P)`, one for each corner.
+        weights: Tensors `(R, P)`, likewise.
+
+    Returns:
+        `(R, D)`.
     """
-    t = ops.convert_to_tensor(fraction, dtype=offset.dtype) + scale * offset
-    # NaN compares false. A select has a zero gradient for what it leaves out.
-    t = ops.where(ops.abs(t) < _FAR, t, ops.full_like(t, -_FAR))
-    cell = ops.stop_gradient(ops.floor(t))
-    start = ops.arange(0, out_size, 1, dtype="int32") * stride + first
-    index = start[:, None] + ops.convert_to_tensor(base, dtype="int32")
-    return index, ops.cast(cell, "int32"), t - cell
+    index, weights = (ops.concatenate(four, axis=-1) for four in (index, weights))
+    return ops.matmul(weights[:, None, :], ops.take(rows, index, axis=0))[:, 0]
 
 
-def _sample_and_sum(inputs, offset, mask, geometry):
+def sample_and_sum(inputs, offset, mask, geometry, mask_activation, gather_sum=gather_sum):
+    """The operator for arguments of one dtype, float32 or float64."""
     batch, height, width, channels = ops.shape(inputs)
     _, out_height, out_width, _ = ops.shape(offset)
     groups, points = geometry.groups, geometry.points
     samples = groups * points
-    grid = np.tile(geometry.grid(), (groups, 1))
-    base = np.floor(grid)
-    fraction = grid - base
-    offset = ops.reshape(offset, (batch, out_height, out_width, samples, 2))
-
-    start = [c - p for c, p in zip(geometry.center, geometry.padding, strict=True)]
-    y, cell_y, v = _axis(
-        offset[..., 1], base[:, 1], fraction[:, 1], start[0], geometry.strides[0], height,
-        out_height, geometry.offset_scale,
-    )
-    x, cell_x, u = _axis(
-        offset[..., 0], base[:, 0], fraction[:, 0], start[1], geometry.strides[1], width,
-        out_width, geometry.offset_scale,
-    )
-    # Two rows of zeros on every side: what lies outside is clamped into them.
-    y = ops.clip(y[:, None, :] + cell_y, -2, height) + 2
-    x = ops.clip(x + cell_x, -2, width) + 2
-    padded = ops.pad(inputs, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    rows = ops.reshape(padded, (-1, channels // groups))
-
-    row = width + 4
-    image = ops.reshape(ops.arange(0, batch, 1, dtype="int32"), (-1, 1, 1, 1)) * (height + 4)
-    group = ops.convert_to_tensor(np.repeat(np.arange(groups), points), dtype="int32")
-    index = ((image + y) * row + x) * groups + group
     flat = (-1, points)
-    corners = [
-        ops.reshape(index + step, flat) for step in (0, groups, row * groups, (row + 1) * groups)
-    ]
-    weights = [
-        ops.reshape(mask * a * b, flat)
-        for a, b in ((1 - v, 1 - u), (1 - v, u), (v, 1 - u), (v, u))
-    ]
-    index = ops.concatenate(corners, axis=-1)
-    weights = ops.concatenate(weights, axis=-1)
-    values = ops.take(rows, index, axis=0)
-    outputs = ops.matmul(weights[:, None, :], values)
+    mask = ops.reshape(mask, flat)
+    if mask_activation == "softmax":
+        mask = ops.softmax(mask, axis=-1)
+
+    # Two rows and columns of zeros on every side: what lies outside is clamped into them.
+    rows = ops.pad(inputs, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    rows = ops.reshape(rows, (-1, channels // groups))
+    integer = "int64" if _too_many_rows(inputs.shape[:3], groups) else "int32"
+
+    # Lists, for torch.compile would take NumPy's arrays for tensors.
+    grid = geometry.grid() * groups
+    grid_x, grid_y = [x for x, _ in grid], [y for _, y in grid]
+    offset = ops.reshape(offset, (batch, out_height, out_width, samples, 2))
+    x, u = _split(offset[..., 0], grid_x, geometry.offset_scale)
+    y, v = _split(offset[..., 1], grid_y, geometry.offset_scale)
+    x = ops.clip(x + _origins(out_width, grid_x, geometry, axis=1), -2, width) + 2
+    y = y + _origins(out_height, grid_y, geometry, axis=0)[:, None, :]
+    y = ops.clip(y, -2, height) + 2
+
+    image = ops.reshape(ops.arange(0, batch, 1, dtype=integer), (-1, 1, 1, 1))
+    group = [g for g in range(groups) for _ in range(points)]
+    group = ops.convert_to_tensor(group, dtype=integer)
+    row = (width + 4) * groups
+    index = image * ((height + 4) * row) + ops.cast(y, integer) * row
+    index = ops.reshape(index + ops.cast(x, integer) * groups + group, flat)
+    u, v = ops.reshape(u, flat), ops.reshape(v, flat)
+    lower = mask * v
+    upper = mask - lower
+    upper_right, lower_right = upper * u, lower * u
+    outputs = gather_sum(
+        rows,
+        [index, index + groups, index + row, index + (row + groups)],
+        [upper - upper_right, upper_right, lower - lower_right, lower_right],
+    )
     return ops.reshape(outputs, (batch, out_height, out_width, channels))
+
+
+def _split(offset, grid, scale):
+    """The position along one axis, relative to its origin: integer part, and fraction.
+
+    Together with `_origins` this keeps the integer part apart from the fractional one, so that
+    precision does not fall with the distance from the image's corner.
+    """
+    fraction = [position - math.floor(position) for position in grid]
+    t = scale * offset + ops.convert_to_tensor(fraction, dtype=offset.dtype)
+    # NaN compares false. A select has no gradient for what it leaves out.
+    t = ops.where(ops.abs(t) < FAR, t, ops.full_like(t, -FAR))
+    cell = ops.stop_gradient(ops.floor(t))
+    return ops.cast(cell, "int32"), t - cell
+
+
+def _origins(size, grid, geometry, axis):
+    """`(size, G * P)`: the input pixel from which the offsets of each output pixel count."""
+    start = geometry.center[axis] - geometry.padding[axis]
+    pixels = ops.arange(0, size, 1, dtype="int32") * geometry.strides[axis] + start
+    return pixels[:, None] + ops.convert_to_tensor(
+        [math.floor(position) for position in grid], dtype="int32"
+    )
+
+
+def _too_many_rows(sizes, groups):
+    """Whether the rows of `N, H, W = sizes`, as far as they are known, need 64-bit indices."""
+    rows = groups
+    for size, border in zip(sizes, (0, 4, 4), strict=True):
+        if isinstance(size, int):
+            rows *= size + border
+    return rows >= 2**31

@@ -1,0 +1,118 @@
+"""The gathers of the portable DCNv3 in TensorFlow.
+
+- The forward pass is `tf.gather` and a batched product, in a few pieces one after the other, so
+  that the gathered pixels of the whole batch never exist together. These are ordinary ops, which
+  XLA and the exporters understand.
+- The gradient of `tf.gather` is `tf.math.unsorted_segment_sum`, by far the slowest part of a
+  training step. On a CPU without XLA, the gradient is instead the product of a sparse matrix and
+  the upstream gradient, image after image, and gathers once more rather than keeping the pixels.
+"""
+
+import sys
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+_PIECES = 4
+
+
+def gather_sum(rows, index, weights, images):
+    """`sum_k weights[r, k] * rows[index[r, k]]`, shape `(R, D)`.
+
+    Args:
+        rows: `(M, D)`.
+        index: int32 or int64 `(R, K)`.
+        weights: `(R, K)`.
+        images: Number of images, scalar; of both `M` and `R`, each image has an equal share.
+    """
+    if _plain_cpu():
+        return _with_sparse_gradient(images)(rows, index, weights)
+    return _forward(rows, index, weights)
+
+
+def _plain_cpu():
+    """Whether the ops of the sparse gradient can run: they have no XLA kernel."""
+    return (
+        sys.byteorder == "little"  # see `_scatter`
+        and not tf.config.list_logical_devices("GPU")
+        and not tf.config.list_logical_devices("TPU")
+        and (
+            tf.executing_eagerly()
+            or not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        )
+    )
+
+
+def _forward(rows, index, weights):
+    length = index.shape[0]
+    if length is not None and length < 64 * _PIECES:
+        return _product(rows, index, weights)
+    length = tf.shape(index)[0]
+    outputs = []
+    for piece in range(_PIECES):
+        part = slice(length * piece // _PIECES, length * (piece + 1) // _PIECES)
+        # One after the other: run side by side, the pieces would need the memory of the whole.
+        with tf.control_dependencies(outputs[-1:]):
+            outputs.append(_product(rows, index[part], weights[part]))
+    return tf.concat(outputs, axis=0)
+
+
+def _product(rows, index, weights):
+    return tf.matmul(weights[:, None, :], tf.gather(rows, index))[:, 0]
+
+
+def _with_sparse_gradient(images):
+    @tf.custom_gradient
+    def function(rows, index, weights):
+        def gradient(upstream):
+            d_rows, d_weights = _gradient(rows, index, weights, upstream, images)
+            return d_rows, None, d_weights
+
+        return _forward(rows, index, weights), gradient
+
+    return function
+
+
+def _gradient(rows, index, weights, upstream, images):
+    of_image = tf.shape(rows)[0] // tf.maximum(images, 1)
+    length = tf.shape(index)[0] // tf.maximum(images, 1)
+
+    def body(image, d_rows, d_weights):
+        part = slice(image * length, (image + 1) * length)
+        own = rows[image * of_image : (image + 1) * of_image]
+        where = index[part] - tf.cast(image * of_image, index.dtype)
+        factors = upstream[part]
+        d_rows = d_rows.write(image, _scatter(where, weights[part], factors, of_image))
+        dots = []
+        for piece in range(_PIECES):
+            low, high = length * piece // _PIECES, length * (piece + 1) // _PIECES
+            with tf.control_dependencies(dots[-1:]):
+                values = tf.gather(own, where[low:high])
+                dots.append(tf.matmul(factors[low:high, None, :], values, transpose_b=True)[:, 0])
+        return image + 1, d_rows, d_weights.write(image, tf.concat(dots, axis=0))
+
+    arrays = [
+        tf.TensorArray(rows.dtype, size=images, element_shape=(None, tensor.shape[1]))
+        for tensor in (rows, weights)
+    ]
+    _, d_rows, d_weights = tf.while_loop(
+        lambda image, *_: image < images, body, [0, *arrays], parallel_iterations=1
+    )
+    return (
+        tf.reshape(d_rows.concat(), tf.shape(rows)),
+        tf.reshape(d_weights.concat(), tf.shape(weights)),
+    )
+
+
+def _scatter(index, weights, upstream, size):
+    """`sum_{r, k: index[r, k] = m} weights[r, k] * upstream[r]` for each `m < size`."""
+    length = tf.shape(index, out_type="int64")[0]
+    # Pairs (index, r) of int32, made as one int64: the low half comes first.
+    pairs = tf.cast(index, "int64") + tf.range(length, dtype="int64")[:, None] * 2**32
+    pairs = tf.bitcast(tf.reshape(pairs, (-1,)), "int32")
+    return tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=tf.cast(pairs, "int64"),
+        a_values=tf.reshape(weights, (-1,)),
+        a_shape=tf.stack([tf.cast(size, "int64"), length]),
+        b=upstream,
+    )
