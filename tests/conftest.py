@@ -50,7 +50,7 @@ def pytest_report_header():
 
 @pytest.fixture(autouse=True)
 def _keras_state():
-    """Names, seeds and policies of one test do not reach the next."""
+    """Seeds, the data type policy and the data format of one test do not reach the next."""
     import keras
 
     policy = keras.config.dtype_policy()
@@ -59,4 +59,3 @@ def _keras_state():
     yield
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(data_format)
-    keras.utils.clear_session(free_memory=False)

@@ -145,6 +145,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.any_backend
 def test_fine_tune(example, folder, monkeypatch, capsys):
     received = {}
 

@@ -17,11 +17,23 @@ HEAVY = {"PIL", "matplotlib", "h5py", "safetensors", "sklearn", "keras_hub", "ke
 PACKAGE = pathlib.Path(keras_internimage.__file__).parent
 
 
-def modules_after(statement):
-    """Top-level names in `sys.modules` of a fresh process after the statement."""
-    code = f"{statement}; import json, sys; print(json.dumps(sorted(sys.modules)))"
+ALONE = "import keras"
+STATEMENTS = [
+    "import keras_internimage",
+    "import keras_internimage.checkpoints",
+    "import keras_internimage.custom_ops",
+    "import keras_internimage.weights_convert",
+]
+
+
+def modules_after(*statements):
+    """What each of the statements, one after the other in a fresh process, adds to sys.modules."""
+    code = ["import json, sys", "seen, added = set(sys.modules), []"]
+    for statement in statements:
+        code += [statement, "added.append(sorted(set(sys.modules) - seen))"]
+        code += ["seen = set(sys.modules)"]
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", "\n".join([*code, "print(json.dumps(added))"])],
         env={**os.environ, "KERAS_BACKEND": keras.config.backend()},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -29,44 +41,30 @@ def modules_after(statement):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    return {name.split(".")[0] for name in json.loads(result.stdout.splitlines()[-1])}
+    return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def with_keras_alone():
-    return modules_after("import keras")
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import keras_internimage",
-        "import keras_internimage.checkpoints",
-        "import keras_internimage.custom_ops",
-        "import keras_internimage.weights_convert",
-    ],
-)
-def test_no_foreign_framework_and_nothing_heavy(statement, with_keras_alone):
-    brought = modules_after(statement) - with_keras_alone
+def unwanted(added):
     foreign = FRAMEWORKS - {keras.config.backend()}
-    assert not brought & foreign
-    assert not brought & HEAVY
+    return {name for name in added if name in foreign | HEAVY}
 
 
-def test_a_model_needs_no_foreign_framework(with_keras_alone):
-    brought = modules_after(
-        "import keras_internimage as k;"
-        "m = k.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(64, 64, 3), classes=2);"
-        "m.predict(__import__('numpy').zeros((1, 64, 64, 3)), verbose=0)"
+def test_no_foreign_framework_and_nothing_heavy():
+    added = modules_after(ALONE, *STATEMENTS)
+    for statement, modules in zip(STATEMENTS, added[1:], strict=True):
+        assert not unwanted(modules), statement
+    assert "keras_internimage.ops.dcnv3" in added[1]
+
+
+def test_a_model_needs_no_foreign_framework():
+    added = modules_after(
+        "import keras, numpy; keras.layers.Dense(2)(numpy.zeros((1, 4), 'float32'))",
+        "import keras_internimage as k",
+        "m = k.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(32, 32, 3), classes=2)",
+        "m(numpy.zeros((1, 32, 32, 3), 'float32'))",
     )
-    foreign = FRAMEWORKS - {keras.config.backend()}
-    # Keras itself may use TensorFlow or JAX where it is installed: that is not this package's.
-    keras_alone = modules_after(
-        "import keras;"
-        "m = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]);"
-        "m.predict(__import__('numpy').zeros((1, 4)), verbose=0)"
-    )
-    assert not (brought - keras_alone) & foreign
+    for modules in added[1:]:
+        assert not unwanted(modules)
 
 
 @pytest.mark.any_backend

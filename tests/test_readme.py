@@ -36,11 +36,13 @@ def offline(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.any_backend
 def test_first_block_is_short():
     lines = [line for line in BLOCKS[0].splitlines() if line]
     assert len(lines) <= 10
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_block_runs(number, offline, capsys):
     names = {
