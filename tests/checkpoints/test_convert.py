@@ -16,9 +16,13 @@ from deterministic import model_config
 from keras_internimage.checkpoints import CheckpointError, convert, names, open_checkpoint
 
 NAME = "tiny_remove_center"
+ON_EVERY_BACKEND = [
+    name if name in (NAME, "tiny_h") else pytest.param(name, marks=pytest.mark.any_backend)
+    for name in TINY
+]
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ON_EVERY_BACKEND)
 def test_there_and_back_is_bit_exact(tmp_path, weights, name):
     source = save_safetensors(tmp_path / "x.safetensors", weights(name))
     made = str(tmp_path / "x.weights.h5")
@@ -189,10 +193,7 @@ def test_memory_of_a_conversion(tmp_path):
 
     from keras_internimage.checkpoints import load
 
-    config = {"channels": 64, "depths": (1, 1, 1, 1), "groups": (4, 8, 16, 32)}
-    import keras_internimage
-
-    model = keras_internimage.InternImage(**config, input_shape=(64, 64, 3), classes=10)
+    model = build("tiny_h")
     values = {k: np.asarray(v, np.float16) for k, v in official_values(model).items()}
     path = save_safetensors(tmp_path / "x.safetensors", values, dtype="float16")
     total = sum(v.size * 4 for v in values.values())

@@ -19,6 +19,10 @@ import keras_internimage
 from keras_internimage.checkpoints import CheckpointError, MismatchError, load_weights, names
 
 NAME = "tiny_remove_center"
+ON_EVERY_BACKEND = [
+    name if name in (NAME, "tiny_h") else pytest.param(name, marks=pytest.mark.any_backend)
+    for name in TINY
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,7 @@ def unchanged(model, values):
     return all(np.array_equal(a, b) for a, b in zip(now, values, strict=True))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ON_EVERY_BACKEND)
 def test_every_tensor_arrives(tmp_path, weights, name):
     path = save_safetensors(tmp_path / "x.safetensors", weights(name))
     loaded = build(name)
@@ -94,7 +98,7 @@ def test_another_number_of_classes(tmp_path, weights, name, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
-@pytest.mark.parametrize("name", ["tiny_prenorm", "tiny_g"])
+@pytest.mark.parametrize("name", ON_EVERY_BACKEND[2:])
 def test_keras_files(tmp_path, weights, name, suffix, capsys):
     """Whatever the head: the same, with other classes, without it; and with random states."""
     path = str(tmp_path / f"x{suffix}")
