@@ -128,9 +128,9 @@ class _Archive:
                 "The file must hold weights; this one is a TorchScript program, which is not run. "
                 f"Received: path={path}"
             )
-        self.pickle = archive.read(pickles[0])
+        self.pickle = self.record(pickles[0])
         order = f"{self.root}byteorder"
-        big = order in self.records and archive.read(order).strip() == b"big"
+        big = order in self.records and self.record(order).strip() == b"big"
         self.byteorder = ">" if big else "<"
 
     def storage(self, dtype, key, location, size):
@@ -180,6 +180,10 @@ class _Archive:
         flat = np.ascontiguousarray(data).view(dtype)
         strides = tuple(step * dtype.itemsize for step in stride)
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, size, strides))
+
+    def record(self, name):
+        info = self.records[name]
+        return self.bytes(info, 0, info.file_size).tobytes()
 
     def bytes(self, info, start, length):
         """Part of a record."""

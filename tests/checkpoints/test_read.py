@@ -189,7 +189,7 @@ def test_opening_reads_no_numbers(tmp_path, monkeypatch):
     def read_range(*arguments):
         raise AssertionError("numbers were read")
 
-    monkeypatch.setattr("keras_internimage.checkpoints.torch_files.read_range", read_range)
+    monkeypatch.setattr("keras_internimage.checkpoints.torch_files._Archive.read", read_range)
     monkeypatch.setattr("keras_internimage.checkpoints.safetensors_files.read_range", read_range)
     for path in paths:
         checkpoint = open_checkpoint(path)
@@ -311,6 +311,16 @@ def test_flipped_bits_are_noticed(tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged.*checksum"):
         numbers(open_checkpoint(path))
+
+
+def test_files_without_checksums(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save_pth(tmp_path / "x.pth", WEIGHTS)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert equal(open_checkpoint(path))
 
 
 @pytest.mark.parametrize(
