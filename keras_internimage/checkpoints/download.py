@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import tempfile
 
 import keras
@@ -9,6 +10,9 @@ import keras
 from keras_internimage.checkpoints import convert, keras_files, load
 from keras_internimage.checkpoints.errors import CheckpointError, DownloadError
 from keras_internimage.checkpoints.read import open_checkpoint
+
+# A connection that stays silent for so long is given up.
+SECONDS_WITHOUT_DATA = 60
 
 
 def cache_directory():
@@ -35,6 +39,17 @@ def cached_path(row):
 
 
 @contextlib.contextmanager
+def _timeout(seconds):
+    """A timeout for sockets opened in the block, which `get_file` has no argument for."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before or seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
 def downloaded(row):
     """The official file of a published checkpoint, verified, until the block ends.
 
@@ -43,14 +58,15 @@ def downloaded(row):
     """
     with tempfile.TemporaryDirectory(prefix=".download-", dir=cache_directory()) as folder:
         try:
-            path = keras.utils.get_file(
-                row.file,
-                origin=row.url,
-                cache_dir=folder,
-                cache_subdir="",
-                file_hash=row.sha256,
-                hash_algorithm="sha256",
-            )
+            with _timeout(SECONDS_WITHOUT_DATA):
+                path = keras.utils.get_file(
+                    row.file,
+                    origin=row.url,
+                    cache_dir=folder,
+                    cache_subdir="",
+                    file_hash=row.sha256,
+                    hash_algorithm="sha256",
+                )
         except Exception as error:  # get_file wraps what it meets in plain Exceptions
             raise DownloadError(
                 f"{row.name} could not be downloaded: {error} Without a connection: download "

@@ -237,7 +237,8 @@ def refusal(path, what):
     """The error for a pickle that wants more than tensors."""
     return CheckpointError(
         "The checkpoint must hold tensors and plain containers only. It refers to "
-        f"{what}, so reading it could run code; it was refused and nothing was run. "
+        f"{what}, so reading it could run code; it was refused and nothing was run. (If you trust "
+        "the file, load it in PyTorch and save its tensors alone.) "
         f"Received: path={path}"
     )
 

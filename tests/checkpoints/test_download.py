@@ -27,7 +27,7 @@ TINY_VARIANT = Variant(
 class _Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files, self.requests, self.cut = {}, [], None
+        self.files, self.requests, self.cut, self.silent = {}, [], None, None
         self.url = f"http://127.0.0.1:{self.server_address[1]}/hub"
 
 
@@ -37,6 +37,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         content = self.server.files.get(self.path)
         if content is None:
             self.send_error(404)
+            return
+        if self.server.silent is not None:
+            self.server.silent.wait(30)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -149,6 +152,16 @@ def test_a_wrong_hash(tmp_path, server, row, weights):
 def test_a_broken_connection(tmp_path, server, row, cut):
     server.cut = cut
     refused(tmp_path, "could not be downloaded")
+
+
+def test_a_silent_connection(tmp_path, server, row, monkeypatch):
+    monkeypatch.setattr(download, "SECONDS_WITHOUT_DATA", 0.2)
+    server.silent = threading.Event()
+    try:
+        refused(tmp_path, "timed out")
+    finally:
+        server.silent.set()
+    assert socket.getdefaulttimeout() is None
 
 
 def test_a_missing_file(tmp_path, server, row):
