@@ -1,4 +1,4 @@
-# make demo                 fine-tune a small InternImage on handwritten digits (BACKEND=tensorflow)
+# make demo                 train a small InternImage on handwritten digits (BACKEND=tensorflow)
 # make test                 the whole test suite on the three backends, one after the other
 # make test BACKEND=jax     on one
 # make test-full            the default tests and the full-size parity of the large variants
@@ -40,7 +40,7 @@ help:
 # A stamp is written after its step succeeded, so an interrupted installation is taken up again.
 $(VENV)/.stamp-venv:
 	@python="$$($(FIND_PYTHON))"; if [ -z "$$python" ]; then \
-	  echo "Python 3.11 or newer must be installed. Received: $$(python3 --version 2>&1 || true)." >&2; \
+	  echo "Python 3.11 or newer must be installed. Received: $$("$${PYTHON:-python3}" --version 2>&1 || true)." >&2; \
 	  echo "Where it has another name: make PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
 	echo "Creating $(VENV) with $$("$$python" --version) ..."; \
 	"$$python" -m venv $(VENV) || { \
