@@ -155,7 +155,7 @@ def test_fine_tune(example, folder, monkeypatch, capsys):
 
     monkeypatch.setattr(keras_internimage, "InternImageT", build)
     module = example("fine_tune")
-    arguments = "train --held-out test --epochs 1 --batch-size 4 --size 64 --out new.keras"
+    arguments = "train --held-out test --epochs 1 --batch-size 3 --size 64 --out new.keras"
     example.run(module, *arguments.split())
     assert received["weights"] == "imagenet" and received["classes"] == 3
     assert "Classes: bright, coloured, dark. Wrote new.keras" in capsys.readouterr().out
