@@ -13,7 +13,7 @@ import sys
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-_PIECES = 4
+_PIECES = 8
 
 
 def gather_sum(rows, index, weights, images):
@@ -78,17 +78,18 @@ def _gradient(rows, index, weights, upstream, images):
     length = tf.shape(index)[0] // tf.maximum(images, 1)
 
     def body(image, d_rows, d_weights):
-        part = slice(image * length, (image + 1) * length)
         own = rows[image * of_image : (image + 1) * of_image]
-        where = index[part] - tf.cast(image * of_image, index.dtype)
-        factors = upstream[part]
-        d_rows = d_rows.write(image, _scatter(where, weights[part], factors, of_image))
-        dots = []
+        sums, dots = [], []
         for piece in range(_PIECES):
             low, high = length * piece // _PIECES, length * (piece + 1) // _PIECES
-            with tf.control_dependencies(dots[-1:]):
-                values = tf.gather(own, where[low:high])
-                dots.append(tf.matmul(factors[low:high, None, :], values, transpose_b=True)[:, 0])
+            part = slice(image * length + low, image * length + high)
+            with tf.control_dependencies(sums[-1:] + dots[-1:]):
+                where = index[part] - tf.cast(image * of_image, index.dtype)
+                factors = upstream[part]
+                sums.append(_scatter(where, weights[part], factors, of_image))
+                values = tf.gather(own, where)
+                dots.append(tf.matmul(factors[:, None, :], values, transpose_b=True)[:, 0])
+        d_rows = d_rows.write(image, tf.add_n(sums))
         return image + 1, d_rows, d_weights.write(image, tf.concat(dots, axis=0))
 
     arrays = [

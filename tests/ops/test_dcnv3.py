@@ -1,5 +1,6 @@
 """The operator against the reference numbers, and its manners: dtypes, shapes, errors."""
 
+import contextlib
 import json
 import pathlib
 
@@ -216,3 +217,49 @@ def test_a_bad_pixel_reaches_only_what_samples_it(value, pixel):
     assert not finite.all() and finite.any()
     np.testing.assert_array_equal(np.isfinite(output), finite)
     assert relative_error(output[finite], expected[finite]) < FORWARD
+
+
+def test_the_same_bits_every_time():
+    """On a CPU, forward and backward, and in PyTorch for any number of threads."""
+    *tensors, upstream = arrays(size=(24, 24), depth=8)
+    runs = []
+    for threads in (1, 2, 3):
+        with _torch_threads(threads):
+            output, grads = value_and_grads(lambda *t: dcnv3(*t, groups=2), tensors, upstream)
+        runs.append([output, *grads])
+    for run in runs[1:]:
+        for first, again in zip(runs[0], run, strict=True):
+            np.testing.assert_array_equal(first, again)
+
+
+@contextlib.contextmanager
+def _torch_threads(threads):
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_images_in_pieces(batch, monkeypatch):
+    """What is split up to stay in the cache is put together again."""
+    if keras.backend.backend() == "torch":
+        from keras_internimage.ops import portable_torch
+
+        monkeypatch.setattr(portable_torch, "_SAMPLES", {"cpu": 200})
+        monkeypatch.setattr(portable_torch, "_FLOATS", {"cpu": 1000})
+    elif keras.backend.backend() == "jax":
+        from keras_internimage.ops import portable_jax
+
+        monkeypatch.setattr(portable_jax, "_FLOATS", 5000)
+    *tensors, upstream = arrays(size=(19, 8), batch=batch)
+    output, grads = value_and_grads(lambda *t: dcnv3(*t, groups=2), tensors, upstream)
+    assert relative_error(output, oracle.forward(*tensors, groups=2)) < FORWARD
+    truth = oracle.gradients(*tensors, upstream, groups=2)
+    for grad, expected in zip(grads, truth, strict=True):
+        assert relative_error(grad, expected) < GRADIENT
