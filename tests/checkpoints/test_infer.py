@@ -91,3 +91,10 @@ def test_masks_of_no_group_size():
     shapes["levels.1.blocks.0.dcn.mask.weight"] = (19, 32)
     with pytest.raises(CheckpointError, match="a number of groups for masks of"):
         infer_config(shapes)
+
+
+def test_nine_points_are_preferred():
+    """72 mask channels on 144 are 8 groups of 9 points or 9 groups of 8."""
+    masks, widths = [72, 144, 288, 576], [144, 288, 576, 1152]
+    assert infer._points(masks, widths) == 9
+    assert infer._points([8, 16, 32, 64], [16, 32, 64, 128]) == 8

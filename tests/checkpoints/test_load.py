@@ -322,6 +322,7 @@ def test_numbers_that_are_none(tmp_path, weights, model, bad):
     message = "finite.*levels.3.blocks.0.mlp.fc1.weight is not finite, head.bias is not finite"
     with pytest.raises(CheckpointError, match=message):
         load_weights(model, save_safetensors(tmp_path / "x.safetensors", held))
+    assert all(np.isfinite(value).all() for value in before(model))
 
 
 @pytest.mark.any_backend
