@@ -76,10 +76,16 @@ def select(request, implementation=None):
 
     Raises:
         ValueError: If the name is unknown.
-        RuntimeError: If the named implementation cannot run the request.
+        RuntimeError: If the named implementation cannot run the request, or none is written for
+            the backend.
     """
     check_name(implementation)
     available = candidates(request.backend)
+    if not available:
+        known = sorted({name for i in IMPLEMENTATIONS for name in i.backends})
+        raise RuntimeError(
+            f"Keras' backend must be one of {known}. Received: backend={request.backend!r}"
+        )
     if implementation is None:
         return next(i for i in available if i.why_not(request) is None)
     chosen = next((i for i in available if i.name == implementation), None)

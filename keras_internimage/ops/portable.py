@@ -7,7 +7,17 @@ tensor has more than five dimensions, and no product more than three: exporters 
 
 What the gather costs differs between the backends, and so `portable_torch`, `portable_tensorflow`
 and `portable_jax` replace it (see there). Everything else, and all that is traced by PyTorch, is
-the code below.
+the code below. Time relative to the official formulation, by `benchmarks/dcnv3.py` on one thread
+of an x86 server at the shapes of InternImage-T, batch 1 and 8 (a training step is forward and
+backward; lower is faster):
+
+| | PyTorch, eager | TensorFlow, graph | JAX, jit |
+|-|-|-|-|
+| forward | 0.18 - 0.64 | 0.32 - 0.84 | 0.21 - 0.71 |
+| training step | 0.51 - 0.92 | 0.47 - 0.99 | 0.37 - 0.67 |
+
+At batch 8 and 56 x 56 x 64 a training step of the official formulation needs 218 MB at its peak,
+these 55, 106 and 47 MB.
 """
 
 import math
@@ -24,19 +34,8 @@ def dcnv3(inputs, offset, mask, geometry, mask_activation=None):
     tensors = (inputs, offset, mask)
     wide = any(keras.backend.standardize_dtype(t.dtype) == "float64" for t in tensors)
     tensors = [ops.cast(t, "float64" if wide else "float32") for t in tensors]
-    return ops.cast(_backend()(*tensors, geometry, mask_activation), dtype)
-
-
-def _backend():
-    """`sample_and_sum` of the current backend."""
-    backend = keras.backend.backend()
-    if backend == "torch":
-        return _torch
-    if backend == "tensorflow":
-        return _tensorflow
-    if backend == "jax":
-        return _jax
-    return sample_and_sum
+    backend = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    return ops.cast(backend(*tensors, geometry, mask_activation), dtype)
 
 
 def _torch(inputs, offset, mask, geometry, mask_activation):

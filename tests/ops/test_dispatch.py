@@ -81,6 +81,11 @@ def test_unknown_name_lists_the_known_ones():
         )
 
 
+def test_unsupported_backend():
+    with pytest.raises(RuntimeError, match="must be one of .*Received: backend='numpy'"):
+        dispatch.select(request(backend="numpy"))
+
+
 def test_table_tells_what_runs_and_why_not(fakes):
     rows = {row[0]: row for row in dispatch.table()}
     assert list(rows) == ["unable", "elsewhere", "able", "portable"]
