@@ -4,6 +4,7 @@
 `deterministic.official_weight`, so that not a single weight is stored.
 """
 
+import contextlib
 import csv
 import gzip
 import json
@@ -86,6 +87,28 @@ def classifier(name, **kwargs):
         **config(name), input_shape=(*size, 3), classifier_activation=None, **kwargs
     )
     return fill(model, name)
+
+
+@contextlib.contextmanager
+def without_values():
+    """Models built in here have shapes but no values, however large they are."""
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    # Keras remembers the variables, to give them values when it next leaves such a scope.
+    keras.utils.clear_session(free_memory=False)
+
+
+def call(model, x):
+    """The model's output, without `predict`. JAX compiles it whole: singly its operations take
+    longer to compile than to run.
+    """
+    if keras.config.backend() != "jax":
+        return model(x)
+    import jax
+
+    trainable = [v.value for v in model.trainable_variables]
+    rest = [v.value for v in model.non_trainable_variables]
+    return jax.jit(model.stateless_call)(trainable, rest, x)[0]
 
 
 def as_array(x):

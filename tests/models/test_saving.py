@@ -124,13 +124,9 @@ def test_weights_file(tmp_path):
         np.testing.assert_array_equal(reference.as_array(a), reference.as_array(b))
 
 
-@pytest.mark.parametrize("kind", ["classifier", "backbone"])
-def test_quantised_model_is_read_back(tmp_path, kind):
+def test_quantised_model_is_read_back(tmp_path):
     """The data types of the parts of composite layers are in their configuration."""
-    if kind == "classifier":
-        model = InternImage(**TINY, input_shape=(64, 64, 3), classes=5)
-    else:
-        model = InternImageBackbone(**TINY, image_shape=(64, 64, 3))
+    model = InternImage(**TINY, input_shape=(64, 64, 3), classes=5)
     shake(model)
     reference_output = model.predict(IMAGES, verbose=0)
     model.quantize("int8")

@@ -1,6 +1,5 @@
 """The table of variants, the paper's rules, and every published size built and counted."""
 
-import keras
 import numpy as np
 import pytest
 from models import reference
@@ -105,7 +104,7 @@ def test_parameters_of_small_variants(variant):
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in SMALL])
 def test_shapes_of_large_variants(variant):
     """Built without values: every official tensor has its place, and nothing else."""
-    with keras.StatelessScope(initialize_variables=False):
+    with reference.without_values():
         model = getattr(keras_internimage, f"InternImage{variant}")(weights=None)
     trainable = sum(np.prod(w.shape) for w in model.trainable_weights)
     assert trainable == PARAMETERS[variant][0]
