@@ -45,6 +45,10 @@ def shake(model):
         weight.assign(value + generator.normal(0, 0.1, value.shape))
 
 
+def output(model):
+    return reference.as_array(reference.call(model, IMAGES))
+
+
 def main(action, backend, folder):
     """Run in a process of its own for every backend."""
     folder = pathlib.Path(folder)
@@ -53,13 +57,15 @@ def main(action, backend, folder):
         model = make_every_kind()
         shake(model)
         model.save(folder / f"{backend}.keras")
-        np.save(folder / f"{backend}.npy", model.predict(IMAGES, verbose=0))
+        np.save(folder / f"{backend}.npy", output(model))
         return
     differences = {}
     for path in sorted(folder.glob("*.keras")):
+        if path.stem == backend:
+            continue
         model = keras.saving.load_model(path)
         expected = np.load(path.with_suffix(".npy"))
-        difference = np.abs(model.predict(IMAGES, verbose=0) - expected).max()
+        difference = np.abs(output(model) - expected).max()
         differences[path.stem] = float(difference / max(1, np.abs(expected).max()))
     print(json.dumps(differences))
 
@@ -98,7 +104,7 @@ def test_across_backends(tmp_path):
     processes("save", str(tmp_path))
     for output in processes("load", str(tmp_path)):
         differences = json.loads(output.splitlines()[-1])
-        assert len(differences) == len(BACKENDS)
+        assert len(differences) == len(BACKENDS) - 1
         assert max(differences.values()) < 1e-5, differences
 
 
