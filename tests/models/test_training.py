@@ -125,10 +125,10 @@ def test_fit_the_large_variants_parts():
 
 def test_half_precision_predicts_nearly_the_same():
     x, _ = data(4)
-    model = make()
+    model = make_one_block()
     reference = model.predict(x, verbose=0)
     for policy, tolerance in (("mixed_float16", 5e-3), ("mixed_bfloat16", 5e-2)):
-        half = make(dtype=policy)
+        half = make_one_block(policy)
         half.set_weights(model.get_weights())
         difference = np.abs(half.predict(x, verbose=0).astype("float32") - reference).max()
         assert 0 < difference < tolerance
