@@ -240,7 +240,7 @@ def test_errors_are_one_line(tmp_path, weights, capsys):
 
 @pytest.mark.any_backend
 def test_a_malicious_file(tmp_path, capsys):
-    from checkpoints.test_read import Attack
+    from checkpoints.test_untrusted_files import Attack
 
     torch = pytest.importorskip("torch")
     torch.save({"model": Attack(tmp_path / "it-ran")}, tmp_path / "x.pth")
