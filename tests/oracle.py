@@ -34,7 +34,7 @@ def point_list(kernel_size=3, remove_center=False):
 def softmax(logits, points):
     """Softmax over the points of each group; `logits` is `(..., G * P)`."""
     x = np.asarray(logits, np.float64)
-    x = x.reshape(*x.shape[:-1], -1, points)
+    x = x.reshape(*x.shape[:-1], x.shape[-1] // points, points)
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return (e / e.sum(axis=-1, keepdims=True)).reshape(np.shape(logits))
 
@@ -141,7 +141,7 @@ def gradients(inputs, offset, mask, grad_output, *, mask_activation=None, **geom
             share = ((m * weight)[..., None] * upstream)[inside]
             np.add.at(grad_inputs[..., own], where, share)
     if mask_activation == "softmax":
-        shape = (*mask.shape[:3], -1, points)
+        shape = (*mask.shape[:3], mask.shape[3] // points, points)
         s, d = mask.reshape(shape), grad_mask.reshape(shape)
         grad_mask = (s * (d - (s * d).sum(axis=-1, keepdims=True))).reshape(mask.shape)
     return grad_inputs, grad_offset, grad_mask

@@ -1,0 +1,86 @@
+/* What the bindings to the frameworks share: one reading of the operator's arguments, and how much
+ * work is worth a thread. */
+#ifndef KERAS_INTERNIMAGE_DCNV3_BINDING_H
+#define KERAS_INTERNIMAGE_DCNV3_BINDING_H
+
+#include <string>
+
+#include "dcnv3.h"
+
+namespace dcnv3 {
+
+/* The operator's arguments as every framework spells them. `Pair` is any list of integers. */
+template <class Pair>
+struct Arguments {
+  Pair kernel_size, strides, padding, dilation_rate;
+  int64_t groups;
+  double offset_scale;
+  bool remove_center, softmax;
+};
+
+/* Fills `call` and checks it. Returns what is wrong, or nothing. */
+template <class Pair>
+std::string prepare(dcnv3_call* call, dcnv3_dtype dtype, const Arguments<Pair>& a,
+                    const int64_t inputs[4], const int64_t offset_mask[4]) {
+  if (dcnv3_abi() != DCNV3_ABI)
+    return "The DCNv3 library and its binding must be of one version. Received: " +
+           std::to_string(dcnv3_abi()) + " and " + std::to_string(DCNV3_ABI);
+  int32_t pairs[8];
+  int filled = 0;
+  for (const Pair* pair : {&a.kernel_size, &a.strides, &a.padding, &a.dilation_rate}) {
+    if (pair->size() != 2)
+      return "`kernel_size`, `strides`, `padding` and `dilation_rate` must have two elements. "
+             "Received: " + std::to_string(pair->size());
+    for (int i = 0; i < 2; ++i) {
+      const int64_t value = (*pair)[i];
+      pairs[filled++] = value > INT32_MAX ? INT32_MAX : value < -1 ? -1 : int32_t(value);
+    }
+  }
+  *call = dcnv3_call{};
+  call->dtype = dtype;
+  call->kernel_h = pairs[0], call->kernel_w = pairs[1];
+  call->stride_h = pairs[2], call->stride_w = pairs[3];
+  call->pad_h = pairs[4], call->pad_w = pairs[5];
+  call->dilation_h = pairs[6], call->dilation_w = pairs[7];
+  call->groups = a.groups > INT32_MAX || a.groups < 0 ? 0 : int32_t(a.groups);
+  call->offset_scale = a.offset_scale;
+  call->remove_center = a.remove_center;
+  call->softmax = a.softmax;
+  return dcnv3_prepare(call, inputs, offset_mask).message;
+}
+
+/* Of a shape given as any list of integers. */
+template <class Shape>
+std::string check_grad_output(const dcnv3_call& call, const Shape& shape) {
+  const int64_t expected[] = {call.batch, call.out_height, call.out_width, call.channels};
+  bool same = shape.size() == 4;
+  for (int i = 0; same && i < 4; ++i) same = int64_t(shape[i]) == expected[i];
+  if (same) return "";
+  std::string text = "`grad_output` must have the output's shape, (";
+  for (int i = 0; i < 4; ++i) text += (i ? ", " : "") + std::to_string(expected[i]);
+  text += "). Received: grad_output.shape=(";
+  for (size_t i = 0; i < size_t(shape.size()); ++i)
+    text += (i ? ", " : "") + std::to_string(int64_t(shape[i]));
+  return text + ")";
+}
+
+inline int64_t output_pixels(const dcnv3_call& call) {
+  return call.batch * call.out_height * call.out_width;
+}
+
+/* Roughly, in processor cycles. */
+inline int64_t forward_cost_of_pixel(const dcnv3_call& call) {
+  return call.points * (6 * call.groups + call.channels / 2);
+}
+inline int64_t backward_cost_of_task(const dcnv3_call& call) {
+  return 4 * forward_cost_of_pixel(call) * output_pixels(call) /
+         (dcnv3_cpu_backward_tasks(&call) + 1);
+}
+
+/* Pixels that take some 20 microseconds: fewer are not worth waking a thread. */
+inline int64_t forward_grain(const dcnv3_call& call) {
+  return 1 + 60000 / forward_cost_of_pixel(call);
+}
+
+}  // namespace dcnv3
+#endif
