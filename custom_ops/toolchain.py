@@ -1,0 +1,207 @@
+"""What the kernels are built with and built for: the compilers and the installed frameworks."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+COMMAND = "python -m keras_internimage.custom_ops"
+ADVICE = (
+    "A C++17 compiler such as g++ 9 or newer is needed: on Debian and Ubuntu the package "
+    "build-essential, on Fedora gcc-c++, on macOS the command line tools (xcode-select "
+    f"--install). The variable CXX chooses a compiler. Then: {COMMAND} build"
+)
+LAST_LINES = 15
+CUDA = "/usr/local/cuda"
+
+
+class KernelsUnavailable(RuntimeError):
+    """There are no native kernels; the message says why, and what can be done."""
+
+
+class CommandFailed(KernelsUnavailable):
+    """A command of the build failed.
+
+    Attributes:
+        lasting: whether the same command will fail again; not where memory or disk ran out.
+    """
+
+    def __init__(self, message, lasting):
+        super().__init__(message)
+        self.lasting = lasting
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiler:
+    """A command such as `("ccache", "g++")`, where it lies, and the line that tells its version."""
+
+    command: tuple
+    path: str
+    version: str
+
+    @property
+    def name(self):
+        """For people: `g++ 12.2`."""
+        number = re.search(r"\d+\.\d+", re.sub(r"\(.*?\)", "", self.version))
+        return f"{os.path.basename(self.command[-1])} {number[0] if number else ''}".rstrip()
+
+
+def find_compiler():
+    """The C++ compiler: $CXX, else the first of g++, clang++ and c++.
+
+    Raises:
+        KernelsUnavailable: there is none, or it does not run.
+    """
+    chosen = os.environ.get("CXX")
+    for name in [chosen] if chosen else ["g++", "clang++", "c++"]:
+        command = tuple(shlex.split(name))
+        path = shutil.which(command[0]) if command else None
+        if path is not None:
+            lines = run([*command, "--version"]).splitlines()
+            return Compiler(command, os.path.realpath(path), lines[0] if lines else "")
+    received = f"CXX={chosen}, which is no program" if chosen else "no g++, clang++ or c++ in PATH"
+    raise KernelsUnavailable(
+        f"DCNv3's native kernels need a C++ compiler. Received: {received}. {ADVICE}"
+    )
+
+
+def find_nvcc():
+    """NVIDIA's compiler, or None: of PATH, $CUDA_HOME, $CUDA_PATH or where it is by default."""
+    folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), CUDA]
+    paths = [os.path.join(folder, "bin", "nvcc") for folder in folders if folder]
+    path = next(filter(None, map(shutil.which, ["nvcc", *paths])), None)
+    if path is None:
+        return None
+    lines = run([path, "--version"]).strip().splitlines()
+    return Compiler((path,), os.path.realpath(path), lines[-1] if lines else "")
+
+
+def cuda_architectures(nvcc, wanted):
+    """Those of `wanted`, such as 80 for sm_80, that this nvcc compiles for."""
+    known = set(re.findall(r"compute_(\d+)\b", run([*nvcc.command, "--list-gpu-arch"])))
+    found = [number for number in wanted if str(number) in known]
+    if not found:
+        raise KernelsUnavailable(
+            f"nvcc must know one of the architectures {', '.join(map(str, wanted))}. "
+            f"Received: nvcc={nvcc.path}, which knows {', '.join(sorted(known, key=int))}"
+        )
+    return found
+
+
+def cuda_includes(nvcc):
+    """Where the CUDA headers lie, as nvcc itself would look for them."""
+    dry = [*nvcc.command, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", "unused.o"]
+    lines = [line for line in run(dry).splitlines() if "INCLUDES=" in line]
+    return re.findall(r'"-I([^"]+)"', "\n".join(lines))
+
+
+def run(command, cwd=None):
+    """What a command prints, on both streams.
+
+    Raises:
+        CommandFailed: it cannot be started or fails. The message has the command and the end of
+            what it printed.
+    """
+    command = [str(part) for part in command]
+    try:
+        result = subprocess.run(
+            command,
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise CommandFailed(_failure(command, str(error), ""), lasting=False) from error
+    if result.returncode:
+        # A driver says on its compiler's behalf that the system killed it.
+        passing = result.returncode < 0 or re.search(
+            r"Killed|Terminated|No space left on device|out of memory|Cannot allocate memory",
+            result.stdout,
+        )
+        status = f"exit status {result.returncode}"
+        raise CommandFailed(_failure(command, status, result.stdout), lasting=not passing)
+    return result.stdout
+
+
+def _failure(command, status, output):
+    lines = [f"  {line}" for line in output.rstrip().splitlines()[-LAST_LINES:]]
+    failed = f"A command that builds DCNv3's native kernels failed ({status}):"
+    return "\n".join([failed, f"  {shlex.join(command)}", *lines, ADVICE])
+
+
+@dataclasses.dataclass(frozen=True)
+class Framework:
+    """An installed framework: its version and the folder of its package."""
+
+    backend: str
+    version: str
+    root: pathlib.Path
+
+    def has_cuda(self):
+        """Whether this build of the framework computes on NVIDIA GPUs; nothing is imported."""
+        if self.backend == "torch":
+            return any((self.root / "lib").glob("libtorch_cuda.*"))
+        if self.backend == "jax":
+            return any(self.root.parent.glob("jax_cuda*_plugin"))
+        told = self.root / "python" / "platform" / "build_info.py"
+        return told.is_file() and "'is_cuda_build', True" in told.read_text()
+
+    def folder(self, name):
+        """A folder of the package that a build needs."""
+        path = self.root / name
+        if not path.is_dir():
+            raise KernelsUnavailable(
+                f"{self.backend} must be installed with its C++ headers and libraries. "
+                f"Received: {self.backend} {self.version} without {path}"
+            )
+        return path
+
+
+# The package that has a backend's C++ headers, and the distributions that install it.
+_PACKAGES = {
+    "tensorflow": ("tensorflow", ("tensorflow", "tensorflow-cpu")),
+    "jax": ("jaxlib", ("jaxlib",)),
+    "torch": ("torch", ("torch",)),
+}
+
+
+def framework(backend):
+    """The installed `Framework` of a backend, found without importing it.
+
+    Raises:
+        KernelsUnavailable: it is not installed.
+    """
+    package, distributions = _PACKAGES[backend]
+    spec = importlib.util.find_spec(package)
+    # A folder of that name without an __init__.py is something else.
+    if spec is None or spec.origin is None:
+        raise KernelsUnavailable(
+            f"{backend} must be installed for DCNv3's native kernels for {backend}. "
+            f"Received: no package {package}"
+        )
+    return Framework(backend, _version(package, distributions), pathlib.Path(spec.origin).parent)
+
+
+def _version(package, distributions):
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    # Slower, as it reads what every distribution installed.
+    names = importlib.metadata.packages_distributions().get(package)
+    if not names:
+        raise KernelsUnavailable(
+            f"{package} must be installed with its metadata, which tells the version. "
+            "Received: a package without"
+        )
+    return importlib.metadata.version(names[0])
