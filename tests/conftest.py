@@ -19,11 +19,10 @@ for variable in (
     os.environ.setdefault(variable, THREADS)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+CACHE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".pytest_cache")
+os.environ.setdefault("KERAS_INTERNIMAGE_CACHE", os.path.join(CACHE, "kernels"))
 # Four fifths of the time of JAX's tests is compiling the same small programs again and again.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR",
-    os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".pytest_cache/jax"),
-)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(CACHE, "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -50,9 +49,16 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_report_header():
+    """Says what is tested, and builds the kernels before the workers start."""
     import keras
 
-    return f"keras {keras.__version__}, backend {keras.config.backend()}, {THREADS} thread(s) each"
+    from keras_internimage.ops import dispatch
+
+    implementation = next(name for name, _, runs, _ in dispatch.table() if runs)
+    return (
+        f"keras {keras.__version__}, backend {keras.config.backend()}, {THREADS} thread(s) each, "
+        f"DCNv3: {implementation}"
+    )
 
 
 @pytest.fixture(autouse=True)

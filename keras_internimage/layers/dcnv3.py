@@ -151,20 +151,19 @@ class DCNv3(CompositeLayer):
         self.built = True
 
     def call(self, inputs):
-        value = self.input_proj(inputs)
+        value = self._run(self.input_proj, inputs)
         features = inputs
         if self.strides != (1, 1):
             features = pad_image(inputs, *self._dw_padding)
-        features = self.dw_norm(self.dw_conv(features))
+        features = self._run(self.dw_norm, self._run(self.dw_conv, features))
         features = keras.activations.gelu(features)
-        offset_mask = self.offset_mask(features)
-        split = 2 * self.groups * self.geometry.points
-        mask = offset_mask[..., split:]
+        offset, mask = self._run(self.offset_mask, features), None
         if self.mask_activation == "sigmoid":
-            mask = ops.sigmoid(mask)
+            split = 2 * self.groups * self.geometry.points
+            offset, mask = offset[..., :split], ops.sigmoid(offset[..., split:])
         outputs = dcnv3(
             value,
-            offset_mask[..., :split],
+            offset,
             mask,
             groups=self.groups,
             kernel_size=self.kernel_size,
@@ -177,10 +176,10 @@ class DCNv3(CompositeLayer):
             implementation=self.implementation,
         )
         if self.center_feature_scale:
-            scale = ops.sigmoid(self.center_scale(features))
+            scale = ops.sigmoid(self._run(self.center_scale, features))
             scale = ops.repeat(scale, value.shape[-1] // self.groups, axis=-1)
             outputs = outputs + (value - outputs) * scale
-        return self.output_proj(outputs)
+        return self._run(self.output_proj, outputs)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *self._output_size(input_shape), input_shape[-1])

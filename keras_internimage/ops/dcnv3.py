@@ -28,8 +28,11 @@ def _static(shape):
 
 
 def _output_shape(inputs, offset, mask, geometry):
-    """Checks the shapes of the three tensors and returns the output's."""
-    for name, tensor in (("inputs", inputs), ("offset", offset), ("mask", mask)):
+    """Checks the shapes of the tensors and returns the output's."""
+    tensors = {"inputs": inputs, "offset": offset}
+    if mask is not None:
+        tensors["mask"] = mask
+    for name, tensor in tensors.items():
         _check_tensor(name, tensor)
     batch, height, width, channels = _static(inputs.shape)
     if channels is None or channels % geometry.groups or channels == 0:
@@ -39,10 +42,14 @@ def _output_shape(inputs, offset, mask, geometry):
         )
     out_height, out_width = geometry.output_size(height, width)
     samples = geometry.groups * geometry.points
-    for name, tensor, last, words in (
-        ("offset", offset, 2 * samples, "groups * points * 2"),
-        ("mask", mask, samples, "groups * points"),
-    ):
+    if mask is None:
+        points = [("offset", offset, 3 * samples, "groups * points * 3")]
+    else:
+        points = [
+            ("offset", offset, 2 * samples, "groups * points * 2"),
+            ("mask", mask, samples, "groups * points"),
+        ]
+    for name, tensor, last, words in points:
         expected = (batch, out_height, out_width, last)
         actual = _static(tensor.shape)
         for want, got in zip(expected, actual, strict=True):
@@ -56,7 +63,7 @@ def _output_shape(inputs, offset, mask, geometry):
             raise ValueError(
                 f"The last size of `{name}` must be known, {last}. Received: {name}.shape={actual}"
             )
-    known = [(batch, out_height, out_width), _static(offset.shape), _static(mask.shape)]
+    known = [(batch, out_height, out_width), *(_static(tensor.shape) for _, tensor, *_ in points)]
     leading = [
         next((shape[axis] for shape in known if shape[axis] is not None), None) for axis in range(3)
     ]
@@ -99,7 +106,7 @@ class DCNv3Operation(keras.Operation):
         self.mask_activation = mask_activation
         self.implementation = implementation
 
-    def call(self, inputs, offset, mask):
+    def call(self, inputs, offset, mask=None):
         _output_shape(inputs, offset, mask, self.geometry)
         request = dispatch.Request(
             backend=keras.backend.backend(),
@@ -107,11 +114,12 @@ class DCNv3Operation(keras.Operation):
             dtype=keras.backend.standardize_dtype(inputs.dtype),
             input_shape=_static(inputs.shape),
             mask_activation=self.mask_activation,
+            device=dispatch.device_of(inputs),
         )
         chosen = dispatch.select(request, self.implementation)
         return chosen.run(inputs, offset, mask, self.geometry, self.mask_activation)
 
-    def compute_output_spec(self, inputs, offset, mask):
+    def compute_output_spec(self, inputs, offset, mask=None):
         shape = _output_shape(inputs, offset, mask, self.geometry)
         return keras.KerasTensor(shape, dtype=inputs.dtype)
 
@@ -134,7 +142,7 @@ class DCNv3Operation(keras.Operation):
 def dcnv3(
     inputs,
     offset,
-    mask,
+    mask=None,
     *,
     groups,
     kernel_size=3,
@@ -162,7 +170,8 @@ def dcnv3(
         offset: `(N, Ho, Wo, groups * P * 2)`, pixels. Channel `(g * P + p) * 2` is the
             horizontal offset `dx` of point `p`, the next one the vertical offset `dy`.
         mask: `(N, Ho, Wo, groups * P)`; channel `g * P + p`. Logits if `mask_activation` is
-            `"softmax"`.
+            `"softmax"`. None if `offset` holds both, `(N, Ho, Wo, groups * P * 3)`, the masks
+            behind the offsets, as one projection yields them: that saves copies.
         groups: Number of groups.
         kernel_size: Integer or pair (height, width).
         strides: Integer or pair.
@@ -200,7 +209,7 @@ def dcnv3(
         mask_activation=mask_activation,
         implementation=implementation,
     )
-    tensors = (inputs, offset, mask)
+    tensors = (inputs, offset) if mask is None else (inputs, offset, mask)
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         return operation.symbolic_call(*tensors)
     return operation.call(*(keras.ops.convert_to_tensor(tensor) for tensor in tensors))

@@ -2,23 +2,27 @@
 
 An implementation is an object with a `name`, a one-line `description`, `why_not(request)`,
 which is None where it can run and otherwise the reason why it cannot, and
-`run(inputs, offset, mask, geometry, mask_activation)`. That one predicate makes the choice,
+`run(inputs, offset, mask, geometry, mask_activation)`; `mask` is None where `offset` holds the
+masks behind the offsets. That one predicate makes the choice,
 explains it (`table()`) and raises.
 """
 
 import dataclasses
+import importlib
 
 import keras
 
 from keras_internimage.ops import portable
 from keras_internimage.ops.geometry import DCNv3Geometry
+from keras_internimage.ops.native import Native
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What an implementation needs to know of a call in order to say whether it can run it.
 
-    `input_shape` is `(N, H, W, C)`; a size is None where it is not known while tracing.
+    `input_shape` is `(N, H, W, C)`; a size is None where it is not known while tracing. `device` is
+    "cpu", "cuda", "tpu" or another type of device, None where nothing is known of it.
     """
 
     backend: str
@@ -26,6 +30,7 @@ class Request:
     dtype: str = "float32"
     input_shape: tuple = (None, None, None, None)
     mask_activation: str | None = None
+    device: str | None = None
 
 
 class Portable:
@@ -43,7 +48,7 @@ class Portable:
 
 
 # In order of preference: the first that can run is taken. The last one always can.
-IMPLEMENTATIONS = [Portable()]
+IMPLEMENTATIONS = [Native(), Portable()]
 
 
 def names():
@@ -64,6 +69,14 @@ def candidates(backend=None):
     """Implementations written for `backend` (default: the current one), preferred first."""
     backend = backend or keras.backend.backend()
     return [i for i in IMPLEMENTATIONS if backend in i.backends]
+
+
+def device_of(tensor):
+    """The type of device that computes with `tensor`, as `Request.device` names it."""
+    if keras.backend.backend() == "torch":
+        return tensor.device.type
+    module = {"tensorflow": "portable_tensorflow", "jax": "native_jax"}[keras.backend.backend()]
+    return importlib.import_module(f"keras_internimage.ops.{module}").device_type()
 
 
 def select(request, implementation=None):

@@ -31,6 +31,9 @@ from keras_internimage.ops.geometry import FAR
 def dcnv3(inputs, offset, mask, geometry, mask_activation=None):
     """See `keras_internimage.ops.dcnv3`; the arguments have been checked."""
     dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if mask is None:
+        split = 2 * geometry.groups * geometry.points
+        offset, mask = offset[..., :split], offset[..., split:]
     tensors = (inputs, offset, mask)
     wide = any(keras.backend.standardize_dtype(t.dtype) == "float64" for t in tensors)
     tensors = [ops.cast(t, "float64" if wide else "float32") for t in tensors]

@@ -30,16 +30,27 @@ def gather_sum(rows, index, weights, images):
     return _forward(rows, index, weights)
 
 
+def device_type():
+    """Where TensorFlow places operations by itself: "cpu", "cuda" or "tpu"."""
+    for kind, name in (("TPU", "tpu"), ("GPU", "cuda")):
+        if tf.config.list_logical_devices(kind):
+            return name
+    return "cpu"
+
+
+def in_xla():
+    """Whether what is being traced will be compiled by XLA."""
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
+        tf.compat.v1.get_default_graph()
+    )
+
+
 def _plain_cpu():
     """Whether the ops of the sparse gradient can run: they have no XLA kernel."""
     return (
         sys.byteorder == "little"  # see `_scatter`
-        and not tf.config.list_logical_devices("GPU")
-        and not tf.config.list_logical_devices("TPU")
-        and (
-            tf.executing_eagerly()
-            or not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-        )
+        and device_type() == "cpu"
+        and not in_xla()
     )
 
 

@@ -8,9 +8,9 @@ from checkpoints.conftest import build, same, save_pth, save_safetensors, save_s
 from checkpoints.conftest import weights as weights  # a fixture
 from checkpoints.test_download import row as row  # fixtures
 from checkpoints.test_download import server as server
-from keras_internimage.weights_convert.cli import main
 
 from keras_internimage.checkpoints import published
+from keras_internimage.weights_convert.cli import main
 
 NAME = "tiny_remove_center"
 

@@ -1,0 +1,101 @@
+"""DCNv3 by the native kernels: found or built once, then one binding for each backend.
+
+The environment variable `KERAS_INTERNIMAGE_KERNELS` decides:
+
+- `auto` (default): the kernels run wherever they can. Where the library cannot be had, a warning
+  says why, once, and the portable implementation runs.
+- `off`: they are not looked for.
+- `require`: it is an error if the library cannot be had.
+
+What a binding cannot run (a device, XLA in TensorFlow) takes the portable implementation in every
+mode; `python -m keras_internimage` shows what runs.
+"""
+
+import functools
+import importlib
+import os
+import warnings
+
+import keras
+from keras import ops
+
+VARIABLE = "KERAS_INTERNIMAGE_KERNELS"
+MODES = ("auto", "off", "require")
+
+
+def mode():
+    """The value of `KERAS_INTERNIMAGE_KERNELS`."""
+    value = os.environ.get(VARIABLE) or "auto"
+    if value not in MODES:
+        raise ValueError(f"`{VARIABLE}` must be one of {MODES}. Received: {VARIABLE}={value!r}")
+    return value
+
+
+class Native:
+    """The implementation in C++ and CUDA."""
+
+    name = "native"
+    description = "C++ and CUDA kernels, compiled on this machine"
+    backends = ("tensorflow", "jax", "torch")
+
+    def why_not(self, request=None):
+        backend = request.backend if request is not None else keras.backend.backend()
+        return _why_not_loaded(backend) or _binding(backend).why_not(request)
+
+    def run(self, inputs, offset, mask, geometry, mask_activation):
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        tensors = [inputs, offset] if mask is None else [inputs, offset, mask]
+        dtypes = {keras.backend.standardize_dtype(t.dtype) for t in tensors}
+        if len(dtypes) > 1:
+            common = "float64" if "float64" in dtypes else "float32"
+            tensors = [ops.cast(t, common) for t in tensors]
+        inputs, *points = tensors
+        offset_mask = points[0] if mask is None else ops.concatenate(points, axis=-1)
+        binding = _binding(keras.backend.backend())
+        outputs = binding.call(inputs, offset_mask, geometry, mask_activation == "softmax")
+        return ops.cast(outputs, dtype) if len(dtypes) > 1 else outputs
+
+
+def _binding(backend):
+    return importlib.import_module(f"keras_internimage.ops.native_{backend}")
+
+
+def _why_not_loaded(backend):
+    """None if the kernels' library is loaded, or else the reason why it is not."""
+    current = mode()
+    if current == "off":
+        return f"switched off by {VARIABLE}=off"
+    reason = _load(backend)
+    if reason is not None and current == "require":
+        raise RuntimeError(f"{VARIABLE}=require, but the kernels of DCNv3 cannot run. {reason}")
+    return reason
+
+
+@functools.cache
+def _load(backend):
+    """Loads the library, builds it if need be, and returns why not where that fails."""
+    from keras_internimage.custom_ops import build
+
+    try:
+        _binding(backend).load(build.find_or_build(backend))
+    except build.KernelsUnavailable as error:
+        reason = str(error)
+    except (OSError, RuntimeError) as error:  # what the frameworks raise for a library unfit
+        reason = f"The built library could not be loaded: {error}"
+    else:
+        return None
+    if mode() != "require":
+        warnings.warn(
+            f"DCNv3 runs on the portable implementation, which is several times slower. {reason} "
+            f"({VARIABLE}=off switches this warning off, {VARIABLE}=require makes it an error.)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return reason
+
+
+if keras.backend.backend() == "torch":
+    import torch
+
+    # While PyTorch traces, finding and building happens outside the trace.
+    _why_not_loaded = torch.compiler.assume_constant_result(_why_not_loaded)

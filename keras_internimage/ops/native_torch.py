@@ -1,0 +1,111 @@
+"""The native DCNv3 in PyTorch: `torch.ops.keras_internimage.dcnv3` and its gradient.
+
+The library defines the operators for CPU and CUDA. Here they get what tracing and differentiation
+need: shapes, the gradient, and a rule for `torch.vmap`.
+"""
+
+import torch
+
+from keras_internimage.ops.geometry import DCNv3Geometry
+
+_NAME = "keras_internimage::dcnv3"
+_ARGUMENTS = (
+    "kernel_size", "strides", "padding", "dilation_rate", "groups", "offset_scale", "remove_center"
+)  # fmt: skip
+_devices = {"cpu"}
+
+
+def load(path):
+    """Loads the binding's library and registers what belongs to the operators, once."""
+    torch.ops.load_library(str(path))
+    if torch._C._dispatch_has_kernel_for_dispatch_key(_NAME, "CUDA"):
+        _devices.add("cuda")
+    torch.library.register_fake(_NAME, _fake)
+    torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
+    torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
+    torch.library.register_vmap(_NAME, _vmap)
+    torch.library.register_vmap(f"{_NAME}_backward", _vmap_backward)
+
+
+def why_not(request):
+    """None, or why the kernels cannot run the request."""
+    if request is None or request.device is None or request.device == "meta":
+        return None
+    if request.device not in _devices:
+        return f"the library was built without kernels for {request.device!r} devices"
+    if request.device == "cuda" and request.dtype == "float64":
+        return "the CUDA kernels compute float32, float16 and bfloat16"
+    return None
+
+
+def call(inputs, offset_mask, geometry, softmax):
+    """The operator for tensors of one dtype."""
+    return torch.ops.keras_internimage.dcnv3(
+        inputs,
+        offset_mask,
+        geometry.kernel_size,
+        geometry.strides,
+        geometry.padding,
+        geometry.dilation_rate,
+        geometry.groups,
+        geometry.offset_scale,
+        geometry.remove_center,
+        softmax,
+    )
+
+
+def _geometry(values):
+    return DCNv3Geometry(**dict(zip(_ARGUMENTS, values, strict=True)))
+
+
+def _fake(inputs, offset_mask, *arguments):
+    geometry = _geometry([tuple(a) if isinstance(a, list) else a for a in arguments[:-1]])
+    height, width = geometry.output_size(*inputs.shape[1:3])
+    expected = 3 * geometry.groups * geometry.points
+    torch._check(
+        offset_mask.shape[3] == expected,
+        lambda: (
+            "The last size of `offset_mask` must be groups * points * 3 = "
+            f"{expected}. Received: {offset_mask.shape[3]}"
+        ),
+    )
+    return inputs.new_empty((inputs.shape[0], height, width, inputs.shape[3]))
+
+
+def _fake_backward(grad_output, inputs, offset_mask, *arguments):
+    return inputs.new_empty(inputs.shape), offset_mask.new_empty(offset_mask.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    images, offset_mask, *ctx.arguments = inputs
+    ctx.save_for_backward(images, offset_mask)
+
+
+def _backward(ctx, grad_output):
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    grads = torch.ops.keras_internimage.dcnv3_backward(
+        grad_output, *ctx.saved_tensors, *ctx.arguments, deterministic
+    )
+    return *grads, *[None] * len(ctx.arguments)
+
+
+def _folded(info, in_dims, tensors):
+    """Tensors whose batch holds the mapped axis too."""
+    for tensor, axis in zip(tensors, in_dims, strict=True):
+        if axis is None:
+            tensor = tensor.expand(info.batch_size, *tensor.shape)
+        else:
+            tensor = tensor.movedim(axis, 0)
+        yield tensor.flatten(0, 1)
+
+
+def _vmap(info, in_dims, inputs, offset_mask, *arguments):
+    tensors = _folded(info, in_dims[:2], (inputs, offset_mask))
+    output = torch.ops.keras_internimage.dcnv3(*tensors, *arguments)
+    return output.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _vmap_backward(info, in_dims, grad_output, inputs, offset_mask, *arguments):
+    tensors = _folded(info, in_dims[:3], (grad_output, inputs, offset_mask))
+    grads = torch.ops.keras_internimage.dcnv3_backward(*tensors, *arguments)
+    return tuple(grad.unflatten(0, (info.batch_size, -1)) for grad in grads), (0, 0)
