@@ -69,9 +69,9 @@ class InternImageStem(_StridedConvolution):
         self.built = True
 
     def call(self, inputs):
-        x = self.norm1(self.conv1(pad_image(inputs, 1, 1)))
+        x = self._run(self.norm1, self._run(self.conv1, pad_image(inputs, 1, 1)))
         x = keras.activations.gelu(x)
-        return self.norm2(self.conv2(pad_image(x, 1, 1)))
+        return self._run(self.norm2, self._run(self.conv2, pad_image(x, 1, 1)))
 
     def compute_output_shape(self, input_shape):
         height, width = (halved(halved(size)) for size in input_shape[1:3])
@@ -104,7 +104,7 @@ class InternImageDownsample(_StridedConvolution):
         self.built = True
 
     def call(self, inputs):
-        return self.norm(self.conv(pad_image(inputs, 1, 1)))
+        return self._run(self.norm, self._run(self.conv, pad_image(inputs, 1, 1)))
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *map(halved, input_shape[1:3]), self.filters)
@@ -222,19 +222,20 @@ class InternImageBlock(CompositeLayer):
     def call(self, inputs, training=None):
         x = inputs
         if self.post_norm:
-            x = self._residual(x, self.norm1(self.dcn(x)), self.gamma1, training)
-            return self._residual(x, self.norm2(self._mlp(x)), self.gamma2, training)
-        branch = self.dcn(self.norm1(x))
+            branch = self._run(self.norm1, self._run(self.dcn, x))
+            x = self._residual(x, branch, self.gamma1, training)
+            return self._residual(x, self._run(self.norm2, self._mlp(x)), self.gamma2, training)
+        branch = self._run(self.dcn, self._run(self.norm1, x))
         if self.res_post_norm:
-            branch = self.res_post_norm1(branch)
+            branch = self._run(self.res_post_norm1, branch)
         x = self._residual(x, branch, self.gamma1, training)
-        branch = self._mlp(self.norm2(x))
+        branch = self._mlp(self._run(self.norm2, x))
         if self.res_post_norm:
-            branch = self.res_post_norm2(branch)
+            branch = self._run(self.res_post_norm2, branch)
         return self._residual(x, branch, self.gamma2, training)
 
     def _mlp(self, x):
-        return self.mlp_fc2(keras.activations.gelu(self.mlp_fc1(x)))
+        return self._run(self.mlp_fc2, keras.activations.gelu(self._run(self.mlp_fc1, x)))
 
     def _residual(self, x, branch, gamma, training):
         if gamma is not None:

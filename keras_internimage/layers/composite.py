@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_internimage.layers import parts
+
 LAYER_NORM_EPSILON = 1e-6
 
 
@@ -21,6 +23,10 @@ class CompositeLayer(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "dtype": serialized_dtype_policy(self)}
+
+    def _run(self, layer, inputs):
+        """`layer(inputs)` for a sub-layer; see `parts`."""
+        return parts.run(self, layer, inputs)
 
     def _layer_norm(self, name):
         return keras.layers.LayerNormalization(

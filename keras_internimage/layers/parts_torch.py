@@ -1,0 +1,135 @@
+"""Dense layers and convolutions in PyTorch, without detours of the general ones.
+
+- Keras computes a convolution of channels-last images on copies in the other order. A permuted view
+  is what PyTorch itself calls channels last, and needs no copy.
+- PyTorch computes float32 matrix products by MKL, which does not use all of the vector width of
+  processors that are not Intel's. oneDNN, which PyTorch brings as well, does: on a server with
+  AMD's EPYC it took 0.45 of the time, forward and backward.
+
+Measured by `benchmarks/model.py`. Whatever traces the model sees Keras' own operations.
+"""
+
+import math
+import platform
+
+import keras
+import torch
+import torch.nn.functional as F
+
+_X86 = platform.machine().lower() in ("x86_64", "amd64")
+_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
+
+
+def _eager(tensor):
+    return not (
+        torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
+        or tensor.device.type == "meta"
+    )
+
+
+def _dense(layer, inputs):
+    kernel, bias = layer.kernel, layer.bias
+    kernel, bias = (getattr(v, "value", v) for v in (kernel, bias))
+    if (
+        _linear is None
+        or layer.activation is not keras.activations.linear
+        or inputs.device.type != "cpu"
+        or inputs.dtype != torch.float32
+        or not _eager(inputs)
+        or not inputs.numel()
+        or not torch.backends.mkldnn.enabled
+        or not torch.backends.mkldnn.is_available()
+    ):
+        return None
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (inputs, kernel, bias)
+    ):
+        return _Linear.apply(inputs, kernel, bias)
+    return _product(inputs, kernel.t(), bias)
+
+
+def _product(inputs, weight, bias=None):
+    """`inputs @ weight.T + bias`."""
+    return _linear(inputs, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(inputs, kernel, bias):
+        return _product(inputs, kernel.t(), bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, upstream):
+        inputs, kernel = ctx.saved_tensors
+        # A gradient that is to be differentiated again is made of operations that can be.
+        differentiable = torch.is_grad_enabled()
+        product = F.linear if differentiable else _product
+        flat = upstream.reshape(-1, upstream.shape[-1])
+        grads = [None, None, None]
+        if ctx.needs_input_grad[0]:
+            grads[0] = product(upstream, kernel)
+        if ctx.needs_input_grad[1]:
+            rows = inputs.reshape(-1, inputs.shape[-1])
+            grads[1] = product(rows.t(), flat.t())
+        if ctx.needs_input_grad[2]:
+            grads[2] = flat.sum(0)
+        return tuple(grads)
+
+
+def _convolution(layer, inputs, weight, groups):
+    bias = None if layer.bias is None else getattr(layer.bias, "value", layer.bias)
+    padding = 0
+    if layer.padding == "same":
+        if max(layer.strides) > 1 or not all(k % 2 for k in layer.kernel_size):
+            return None
+        padding = tuple(
+            d * (k - 1) // 2 for d, k in zip(layer.dilation_rate, layer.kernel_size, strict=True)
+        )
+    outputs = F.conv2d(
+        inputs.permute(0, 3, 1, 2),
+        weight,
+        bias,
+        stride=layer.strides,
+        padding=padding,
+        dilation=layer.dilation_rate,
+        groups=groups,
+    )
+    return outputs.permute(0, 2, 3, 1)
+
+
+def _conv2d(layer, inputs):
+    if not _plain(layer, inputs):
+        return None
+    kernel = getattr(layer.kernel, "value", layer.kernel)
+    return _convolution(layer, inputs, kernel.permute(3, 2, 0, 1), layer.groups)
+
+
+def _depthwise(layer, inputs):
+    if not _plain(layer, inputs) or layer.depth_multiplier != 1:
+        return None
+    kernel = getattr(layer.kernel, "value", layer.kernel)
+    return _convolution(layer, inputs, kernel.permute(2, 3, 0, 1), inputs.shape[-1])
+
+
+def _plain(layer, inputs):
+    return (
+        layer.data_format == "channels_last"
+        and layer.activation is keras.activations.linear
+        and math.prod(inputs.shape) > 0
+        and _eager(inputs)
+    )
+
+
+FAST = {
+    keras.layers.Dense: _dense,
+    keras.layers.Conv2D: _conv2d,
+    keras.layers.DepthwiseConv2D: _depthwise,
+}
