@@ -11,7 +11,7 @@ from keras_internimage.layers.composite import (
     padded_shape,
     registered,
 )
-from keras_internimage.ops import dcnv3
+from keras_internimage.ops import dcnv3, dispatch
 from keras_internimage.ops.geometry import DCNv3Geometry
 
 MASK_ACTIVATIONS = ("softmax", "sigmoid", None)
@@ -149,6 +149,21 @@ class DCNv3(CompositeLayer):
             )
             self.center_scale.build(features)
         self.built = True
+
+    @property
+    def supports_jit(self):
+        """Whether Keras should compile models with XLA where `jit_compile` leaves it the choice.
+
+        XLA in TensorFlow cannot compile the native kernels; without it the model is faster.
+        """
+        name = "native" if self.implementation is None else self.implementation
+        return self._supports_jit and not (
+            keras.backend.backend() == "tensorflow" and name == "native" and dispatch.runs(name)
+        )
+
+    @supports_jit.setter
+    def supports_jit(self, value):
+        self._supports_jit = value
 
     def call(self, inputs):
         value = self._run(self.input_proj, inputs)

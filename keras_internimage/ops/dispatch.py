@@ -113,6 +113,11 @@ def select(request, implementation=None):
     return chosen
 
 
+def runs(name):
+    """Whether the implementation of this name can run on the current backend and machine."""
+    return any(i.name == name and i.why_not(None) is None for i in candidates())
+
+
 def table(backend=None):
     """Rows `(name, backends, runs, reason)` of all implementations, preferred first.
 

@@ -39,8 +39,7 @@ class Native:
     backends = ("tensorflow", "jax", "torch")
 
     def why_not(self, request=None):
-        backend = request.backend if request is not None else keras.backend.backend()
-        return _why_not_loaded(backend) or _binding(backend).why_not(request)
+        return _why_not_loaded() or _binding.why_not(request)
 
     def run(self, inputs, offset, mask, geometry, mask_activation):
         dtype = keras.backend.standardize_dtype(inputs.dtype)
@@ -51,33 +50,28 @@ class Native:
             tensors = [ops.cast(t, common) for t in tensors]
         inputs, *points = tensors
         offset_mask = points[0] if mask is None else ops.concatenate(points, axis=-1)
-        binding = _binding(keras.backend.backend())
-        outputs = binding.call(inputs, offset_mask, geometry, mask_activation == "softmax")
+        outputs = _binding.call(inputs, offset_mask, geometry, mask_activation == "softmax")
         return ops.cast(outputs, dtype) if len(dtypes) > 1 else outputs
 
 
-def _binding(backend):
-    return importlib.import_module(f"keras_internimage.ops.native_{backend}")
-
-
-def _why_not_loaded(backend):
+def _why_not_loaded():
     """None if the kernels' library is loaded, or else the reason why it is not."""
     current = mode()
     if current == "off":
         return f"switched off by {VARIABLE}=off"
-    reason = _load(backend)
+    reason = _load()
     if reason is not None and current == "require":
         raise RuntimeError(f"{VARIABLE}=require, but the kernels of DCNv3 cannot run. {reason}")
     return reason
 
 
 @functools.cache
-def _load(backend):
+def _load():
     """Loads the library, builds it if need be, and returns why not where that fails."""
     from keras_internimage.custom_ops import build
 
     try:
-        _binding(backend).load(build.find_or_build(backend))
+        _binding.load(build.find_or_build(_BACKEND))
     except build.KernelsUnavailable as error:
         reason = str(error)
     except (OSError, RuntimeError) as error:  # what the frameworks raise for a library unfit
@@ -94,7 +88,10 @@ def _load(backend):
     return reason
 
 
-if keras.backend.backend() == "torch":
+_BACKEND = keras.backend.backend()
+if _BACKEND in Native.backends:
+    _binding = importlib.import_module(f"keras_internimage.ops.native_{_BACKEND}")
+if _BACKEND == "torch":
     import torch
 
     # While PyTorch traces, finding and building happens outside the trace.

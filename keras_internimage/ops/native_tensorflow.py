@@ -15,8 +15,12 @@ _loaded = {}
 
 def load(path):
     """Loads the operations and registers the gradient, once."""
+    try:
+        operations = tf.load_op_library(str(path))
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
+    _loaded["operations"] = operations
     _loaded["devices"] = ("cpu", "cuda") if "-cuda" in path.name else ("cpu",)
-    _loaded["operations"] = tf.load_op_library(str(path))
     tf.RegisterGradient("KerasInternimageDcnv3")(_gradient)
 
 

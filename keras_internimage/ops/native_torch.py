@@ -40,7 +40,9 @@ def why_not(request):
 
 def call(inputs, offset_mask, geometry, softmax):
     """The operator for tensors of one dtype."""
-    return torch.ops.keras_internimage.dcnv3(
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    operator = _Function.apply if transformed else torch.ops.keras_internimage.dcnv3
+    return operator(
         inputs,
         offset_mask,
         geometry.kernel_size,
@@ -87,6 +89,21 @@ def _backward(ctx, grad_output):
         grad_output, *ctx.saved_tensors, *ctx.arguments, deterministic
     )
     return *grads, *[None] * len(ctx.arguments)
+
+
+class _Function(torch.autograd.Function):
+    """The operator and its gradient for `torch.func`, which does not see registered gradients."""
+
+    @staticmethod
+    def forward(*arguments):
+        return torch.ops.keras_internimage.dcnv3(*arguments)
+
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _vmap(info, in_dims, *arguments)
 
 
 def _folded(info, in_dims, tensors):

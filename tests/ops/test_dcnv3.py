@@ -16,6 +16,8 @@ DATA = pathlib.Path(__file__).parents[1] / "data" / "op"
 CASES = json.loads((DATA / "cases.json").read_text())
 FORWARD, GRADIENT = 4e-6, 2e-5
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 
 def arrays(groups=2, depth=4, size=(5, 6), batch=2, points=9, out=None, seed=0):
     """Random `inputs, offset, mask, grad_output`."""

@@ -89,7 +89,7 @@ def test_unsupported_backend():
 
 def test_table_tells_what_runs_and_why_not(fakes):
     rows = {row[0]: row for row in dispatch.table()}
-    assert list(rows) == ["unable", "elsewhere", "able", "portable"]
+    assert list(rows) == ["unable", "elsewhere", "able", "native", "portable"]
     assert rows["able"][2:] == (True, "for this test")
     assert rows["unable"][2:] == (False, "no compiler was found")
     assert rows["elsewhere"][2] is False
@@ -108,5 +108,6 @@ def test_the_request_describes_the_call(fakes, monkeypatch):
             input_shape=(1, 3, 3, 4),
             dtype="float32",
             mask_activation="softmax",
+            device=dispatch.device_of(keras.ops.zeros(())),
         )
     ]

@@ -4,10 +4,13 @@ import hypothesis
 import keras
 import numpy as np
 import oracle
+import pytest
 from gradients import relative_error, value_and_grads
 from hypothesis import strategies as st
 
 from keras_internimage.ops import DCNv3Geometry, dcnv3
+
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def pairs(low, high):

@@ -11,6 +11,8 @@ from keras_internimage.ops import dcnv3
 BACKEND = keras.backend.backend()
 OPTIONS = {"groups": 2, "mask_activation": "softmax"}
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 
 def arrays(batch, height, width, channels=8, groups=2, seed=0):
     rng = np.random.default_rng(seed)

@@ -1,0 +1,264 @@
+"""The native kernels on the backend in use: chosen, exact, repeatable, and well behaved."""
+
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from gradients import relative_error, to_numpy, value_and_grads
+
+from keras_internimage.layers import DCNv3
+from keras_internimage.ops import DCNv3Geometry, dcnv3, dispatch, native
+from keras_internimage.ops import dcnv3 as dcnv3_function
+
+BACKEND = keras.backend.backend()
+GRAPH = {"tensorflow": "graph", "jax": "jit", "torch": "eager"}[BACKEND]
+OPTIONS = {"groups": 2, "mask_activation": "softmax"}
+
+
+@pytest.fixture(autouse=True)
+def _needs_kernels(request):
+    if request.node.get_closest_marker("any_backend") is None:
+        reason = native.Native().why_not()
+        if reason is not None:
+            pytest.skip(f"the kernels do not run here: {reason}")
+
+
+def arrays(batch=2, size=(6, 5), groups=2, depth=16, points=9, seed=0):
+    rng = np.random.default_rng(seed)
+    last = (groups * depth, groups * points * 2, groups * points, groups * depth)
+    return [rng.normal(size=(batch, *size, c)).astype("float32") for c in last]
+
+
+def request(**changes):
+    return dispatch.Request(**{"backend": BACKEND, "geometry": DCNv3Geometry(), **changes})
+
+
+def test_the_kernels_are_the_first_choice():
+    assert dispatch.select(request(device="cpu")).name == "native"
+    assert dispatch.runs("native")
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {},
+        {"kernel_size": 5, "padding": 2, "offset_scale": 2.0},
+        {"strides": 2, "dilation_rate": 2, "padding": 2, "offset_scale": 0.7},
+        {"remove_center": True},
+    ],
+)
+def test_errors_are_those_of_the_portable_operator(geometry):
+    """At most twice its distance from the float64 truth, forward and backward."""
+    options = {**OPTIONS, **geometry}
+    shape = {k: v for k, v in options.items() if k != "mask_activation"}
+    points = DCNv3Geometry(**shape).points
+    inputs, *_ = arrays(size=(9, 10), points=points)
+    out = oracle.output_size(9, 10, **options)
+    _, offset, mask, upstream = arrays(size=out, points=points)
+    tensors = [inputs, offset, mask]
+    truth = [
+        oracle.forward(*tensors, **options),
+        *oracle.gradients(*tensors, upstream, **options),
+    ]
+    errors = {}
+    for name in ("native", "portable"):
+        output, grads = value_and_grads(
+            lambda *t, name=name: dcnv3(*t, **options, implementation=name),
+            tensors,
+            upstream,
+            mode=GRAPH,
+        )
+        errors[name] = [relative_error(a, b) for a, b in zip((output, *grads), truth, strict=True)]
+    for ours, portable in zip(errors["native"], errors["portable"], strict=True):
+        assert ours <= 2 * portable + 1e-6
+
+
+def test_joined_offsets_and_masks_are_the_same_call():
+    inputs, offset, mask, upstream = arrays()
+    joined = np.concatenate([offset, mask], axis=-1)
+    for name in ("native", "portable"):
+        options = {**OPTIONS, "implementation": name}
+        run = functools.partial(dcnv3, **options)
+        apart = value_and_grads(run, [inputs, offset, mask], upstream)
+        whole = value_and_grads(run, [inputs, joined], upstream)
+        np.testing.assert_array_equal(apart[0], whole[0])
+        np.testing.assert_array_equal(apart[1][0], whole[1][0])
+        np.testing.assert_array_equal(np.concatenate(apart[1][1:], axis=-1), whole[1][1])
+
+
+def test_joined_shape_is_checked():
+    inputs, offset, _, _ = arrays()
+    with pytest.raises(ValueError, match=r"groups \* points \* 3\) = \(2, 6, 5, 54\)\. Received"):
+        dcnv3(inputs, offset, **OPTIONS)
+
+
+def test_mixed_dtypes_are_computed_in_float32():
+    inputs, offset, mask, _ = arrays()
+    half = keras.ops.cast(inputs, "bfloat16")
+    output = dcnv3(half, offset, mask, **OPTIONS)
+    assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+    exact = oracle.forward(to_numpy(half), offset, mask, **OPTIONS)
+    assert relative_error(to_numpy(output), exact) < 2**-8
+
+
+@pytest.mark.parametrize("mode", ["eager", "jit"])
+def test_repeated_runs_are_the_same_to_the_last_bit(mode):
+    *tensors, upstream = arrays(batch=3, size=(14, 14), groups=4)
+    options = {"groups": 4, "mask_activation": "softmax", "implementation": None}
+    if BACKEND == "tensorflow":
+        mode = "eager" if mode == "eager" else "graph"
+    runs = [
+        value_and_grads(lambda *t: dcnv3(*t, **options), tensors, upstream, mode=mode)
+        for _ in range(3)
+    ]
+    for output, grads in runs[1:]:
+        np.testing.assert_array_equal(output, runs[0][0])
+        for grad, first in zip(grads, runs[0][1], strict=True):
+            np.testing.assert_array_equal(grad, first)
+
+
+THREADS = """
+    import hashlib, sys
+    import numpy as np, keras
+    if keras.backend.backend() == "torch":
+        import torch
+        torch.set_num_threads({threads})
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+        tf.config.threading.set_intra_op_parallelism_threads({threads})
+    from gradients import value_and_grads
+    from keras_internimage.ops import dcnv3
+    rng = np.random.default_rng(0)
+    tensors = [rng.normal(size=(2, 28, 28, c)).astype("float32") for c in (128, 216)]
+    upstream = rng.normal(size=(2, 28, 28, 128)).astype("float32")
+    run = lambda *t: dcnv3(*t, groups=8, mask_activation="softmax", implementation="native")
+    output, grads = value_and_grads(run, tensors, upstream, mode={mode!r})
+    for array in (output, *grads):
+        print(hashlib.sha256(np.ascontiguousarray(array)).hexdigest())
+"""
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_number_of_threads_does_not_change_a_bit():
+    printed = set()
+    for threads in (1, 3):
+        run = python(THREADS.format(threads=threads, mode=GRAPH), PJRT_NPROC=str(threads))
+        assert run.returncode == 0, run.stderr
+        printed.add(run.stdout)
+    assert len(printed) == 1 and printed.pop().count("\n") == 3
+
+
+WITHOUT = """
+    import warnings
+    import keras
+    import numpy as np
+    from keras_internimage.layers import DCNv3
+    from keras_internimage.ops import dispatch
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = keras.Sequential([keras.Input((8, 8, 4)), DCNv3(2), DCNv3(1)])
+        for _ in range(2):
+            out = model.predict(np.ones((2, 8, 8, 4), "float32"), verbose=0)
+    assert out.shape == (2, 8, 8, 4) and np.isfinite(out).all()
+    ours = [str(w.message) for w in caught if "DCNv3" in str(w.message)]
+    print(len(ours), [row[:3:2] for row in dispatch.table()])
+    print("\\n".join(ours))
+"""
+
+
+def test_without_a_compiler_one_warning_and_a_working_model(tmp_path):
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    environment = {
+        "PATH": str(empty),
+        "CXX": "",
+        "KERAS_INTERNIMAGE_CACHE": str(tmp_path / "cache"),
+        "KERAS_INTERNIMAGE_KERNELS": "auto",
+    }
+    run = python(WITHOUT, **environment)
+    assert run.returncode == 0, run.stderr
+    first, warning = run.stdout.split("\n", 1)
+    assert first == "1 [('native', False), ('portable', True)]", run.stdout
+    assert "portable implementation" in warning
+    assert "compiler" in warning and "KERAS_INTERNIMAGE_KERNELS=off" in warning
+
+    run = python(WITHOUT, **{**environment, "KERAS_INTERNIMAGE_KERNELS": "off"})
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("0 [('native', False), ('portable', True)]")
+
+    run = python(WITHOUT, **{**environment, "KERAS_INTERNIMAGE_KERNELS": "require"})
+    assert run.returncode != 0
+    assert "KERAS_INTERNIMAGE_KERNELS=require, but the kernels" in run.stderr
+
+
+@pytest.mark.any_backend
+def test_the_variable_is_checked(monkeypatch):
+    monkeypatch.setenv(native.VARIABLE, "on")
+    with pytest.raises(ValueError, match=r"must be one of \('auto', 'off', 'require'\). Received"):
+        native.mode()
+    monkeypatch.setenv(native.VARIABLE, "")
+    assert native.mode() == "auto"
+
+
+def test_off_refuses_the_kernels_by_name_too(monkeypatch):
+    monkeypatch.setenv(native.VARIABLE, "off")
+    inputs, offset, mask, _ = arrays()
+    assert dispatch.select(request()).name == "portable"
+    with pytest.raises(RuntimeError, match="switched off by KERAS_INTERNIMAGE_KERNELS=off"):
+        dcnv3(inputs, offset, mask, **OPTIONS, implementation="native")
+
+
+def test_an_empty_batch():
+    tensors = [np.zeros((0, *a.shape[1:]), "float32") for a in arrays()]
+    output, grads = value_and_grads(
+        lambda *t: dcnv3(*t, **OPTIONS), tensors[:3], tensors[3], mode=GRAPH
+    )
+    assert output.shape == tensors[3].shape
+    assert [g.shape for g in grads] == [t.shape for t in tensors[:3]]
+
+
+def test_a_whole_layer_and_its_gradients():
+    """The two implementations under one layer's weights."""
+    inputs, *_, upstream = arrays(size=(8, 8), depth=8)
+    layers = [DCNv3(groups=2, implementation=name) for name in ("native", "portable")]
+    results = []
+    for layer in layers:
+        layer.build(inputs.shape)
+        rng = np.random.default_rng(3)
+        for variable in layer.variables:
+            variable.assign(0.5 * rng.normal(size=variable.shape))
+        results.append(value_and_grads(layer, [inputs], upstream))
+    assert relative_error(results[0][0], results[1][0]) < 1e-5
+    assert relative_error(results[0][1][0], results[1][1][0]) < 1e-4
+
+
+def test_what_cannot_be_loaded_is_a_reason_not_a_crash(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    from keras_internimage.custom_ops import build
+
+    monkeypatch.setattr(build, "find_or_build", lambda backend: broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        reason = native._load.__wrapped__()
+    assert "could not be loaded" in reason and "broken.so" in reason
+
+
+def test_the_function_is_documented_with_the_joined_form():
+    assert "groups * P * 3" in dcnv3_function.__doc__
