@@ -2,6 +2,7 @@
 # make test                 the whole test suite on the three backends, one after the other
 # make test BACKEND=jax     on one
 # make test-full            the default tests and the full-size parity of the large variants
+# make sanitize             the kernels' tests under AddressSanitizer and UBSan
 # make lint | bench | clean
 #
 # Each creates .venv and installs what it needs the first time; nothing outside this folder changes.
@@ -33,7 +34,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for p in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
 	if "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$p"; break; fi; done
 
-.PHONY: help demo test test-full lint bench clean
+.PHONY: help demo test test-full sanitize lint bench clean
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -83,6 +84,16 @@ test: $(INSTALLED_FOR_TESTS)
 
 test-full: $(INSTALLED_FOR_TESTS)
 	$(call run_tests,-m "slow or not slow")
+
+# The compiler with the sanitizers is another compiler: its libraries do not mix with the others.
+SANITIZER := g++ -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g
+sanitize: $(INSTALLED_FOR_TESTS)
+	@export CXX="$(SANITIZER)" KERAS_INTERNIMAGE_CACHE=$(CURDIR)/build/sanitize \
+	    KERAS_BACKEND=$(firstword $(TEST_BACKENDS)) KERAS_INTERNIMAGE_KERNELS=require; \
+	  $(PY) -c "from keras_internimage.custom_ops import build; print(build.core_library())"; \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	  $(PY) -m pytest tests/custom_ops/test_core.py -q -s -p no:cacheprovider -p no:xdist
 
 lint: $(VENV)/.stamp-test
 	@$(VENV)/bin/ruff check .

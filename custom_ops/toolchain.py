@@ -48,7 +48,8 @@ class Compiler:
     def name(self):
         """For people: `g++ 12.2`."""
         number = re.search(r"\d+\.\d+", re.sub(r"\(.*?\)", "", self.version))
-        return f"{os.path.basename(self.command[-1])} {number[0] if number else ''}".rstrip()
+        program = [part for part in self.command if not part.startswith("-")][-1]
+        return f"{os.path.basename(program)} {number[0] if number else ''}".rstrip()
 
 
 def find_compiler():
