@@ -54,6 +54,25 @@ static inline void sum_samples(const Samples<S, P>& samples, int64_t first, cons
   }
 }
 
+/* The same for fewer channels than a vector has. */
+template <class S, int P>
+static inline void sum_rest(const Samples<S, P>& samples, int64_t first, const S* image,
+                            int64_t channels, const Cell& cell, int64_t rest,
+                            typename Element<S>::Acc* total) {
+  typedef Element<S> E;
+  for (int64_t d = 0; d < rest; ++d) total[d] = 0;
+  for (int64_t i = first; i < first + samples.points(); ++i) {
+    const S* x = image + int64_t(samples.index[i]) * channels;
+    const auto w0 = samples.weight[0][i], w1 = samples.weight[1][i];
+    const auto w2 = samples.weight[2][i], w3 = samples.weight[3][i];
+    for (int64_t d = 0; d < rest; ++d) {
+      total[d] += w0 * E::widen(x[d]) + w1 * E::widen(x[d + cell.right]) +
+                  w2 * E::widen(x[d + cell.below]) +
+                  w3 * E::widen(x[d + cell.below + cell.right]);
+    }
+  }
+}
+
 /* The same for one channel, leaving out what is not part of the image: the product of a zero
  * weight and an infinite pixel would not be zero. */
 template <class S, int P>
@@ -98,7 +117,7 @@ bool forward(const dcnv3_call& call, const void* inputs, const void* offset_mask
     const int64_t stop = block + samples.block() < last ? block + samples.block() : last;
     samples.locate(block, stop, false);
     V doubt = {}; /* becomes NaN with any sum that is not finite */
-    A tail_doubt = 0;
+    A rest_doubt = 0;
     int64_t pixel = block / groups, group = block % groups;
     for (int64_t q = block; q < stop; ++q) {
       const int64_t first = (q - block) * samples.points();
@@ -116,15 +135,20 @@ bool forward(const dcnv3_call& call, const void* inputs, const void* offset_mask
           narrow_vector(out + q * depth + d + k * count, total[k]);
         }
       }
-      for (; d < depth; ++d) {
-        const A total =
-            scale * exact_sum(samples, call, first, image + group * depth + d, cell);
-        out[q * depth + d] = Element<S>::narrow(total);
+      if (D == 0 && d < depth) {
+        A total[count];
+        const int64_t rest = depth - d;
+        sum_rest(samples, first, image + group * depth + d, call.channels, cell, rest, total);
+        for (int64_t k = 0; k < rest; ++k) {
+          total[k] *= scale;
+          rest_doubt += total[k] * A(0);
+          out[q * depth + d + k] = Element<S>::narrow(total[k]);
+        }
       }
       if (++group == groups) group = 0, ++pixel;
     }
-    tail_doubt += sum(doubt);
-    if (tail_doubt == tail_doubt) continue;
+    rest_doubt += sum(doubt);
+    if (rest_doubt == 0) continue;
     for (int64_t q = block; q < stop; ++q) {
       const int64_t n = q / groups / out_pixels;
       const S* image = static_cast<const S*>(inputs) + n * image_size + q % groups * depth;
@@ -175,7 +199,48 @@ static inline void scatter(const Samples<S, P>& samples, int64_t first, const S*
   }
 }
 
-/* The same channel by channel, for any group width; pixels that a sample has not are left out. */
+/* The same for any group width. */
+template <class S, int P>
+static inline void scatter_any(const Samples<S, P>& samples, int64_t first, const S* image,
+                               typename Samples<S, P>::A* grad_image, int64_t channels,
+                               int64_t grad_channels, const Cell& cell, const Cell& grad_cell,
+                               const S* g, int64_t depth) {
+  typedef typename Samples<S, P>::V V;
+  typedef typename Samples<S, P>::A A;
+  typedef Element<S> E;
+  constexpr int count = Samples<S, P>::L::count;
+  const int64_t points = samples.points();
+  for (int64_t i = first; i < first + points; ++i) {
+    const S* x = image + int64_t(samples.index[i]) * channels;
+    A* to = grad_image + int64_t(samples.index[i]) * grad_channels;
+    V dot[4];
+    A rest[4];
+    for (int c = 0; c < 4; ++c) {
+      const S* from = x + (c & 1 ? cell.right : 0) + (c & 2 ? cell.below : 0);
+      A* into = to + (c & 1 ? grad_cell.right : 0) + (c & 2 ? grad_cell.below : 0);
+      const A w = samples.weight[c][i];
+      V vector_sum = {};
+      A sum_of_rest = 0;
+      int64_t d = 0;
+      for (; d + count <= depth; d += count) {
+        const V upstream = E::load_vector(g + d);
+        vector_sum += E::load_vector(from + d) * upstream;
+        store(into + d, V(load<V>(into + d) + w * upstream));
+      }
+      for (; d < depth; ++d) {
+        const A upstream = E::widen(g[d]);
+        sum_of_rest += E::widen(from[d]) * upstream;
+        into[d] += w * upstream;
+      }
+      dot[c] = vector_sum;
+      rest[c] = sum_of_rest;
+    }
+    store_sums(samples.dots + 4 * i, dot[0], dot[1], dot[2], dot[3]);
+    for (int c = 0; c < 4; ++c) samples.dots[4 * i + c] += rest[c];
+  }
+}
+
+/* The same channel by channel; pixels that a sample has not are left out. */
 template <class S, int P>
 void exact_scatter(const Samples<S, P>& samples, int64_t first, const S* image,
                    typename Element<S>::Acc* grad_image, int64_t channels, int64_t grad_channels,
@@ -246,7 +311,7 @@ bool backward_task(const dcnv3_call& call, const S* grad_output, const S* inputs
       const S* from = x + group * depth;
       A* to = sums + group * depth;
       V g[vectors];
-      A check = A(D == 0);
+      A check = 0; /* NaN if the upstream gradient is not finite */
       if (D) {
         V doubt = {};
 #pragma GCC unroll 8
@@ -255,10 +320,15 @@ bool backward_task(const dcnv3_call& call, const S* grad_output, const S* inputs
           doubt += g[k] * A(0);
         }
         check = sum(doubt);
+      } else {
+        for (int64_t d = 0; d < depth; ++d) check += Element<S>::widen(upstream[d]) * A(0);
       }
-      if (check == 0)
+      if (check == 0 && D)
         scatter<S, P, vectors>(samples, first, from, to, call.channels, aside.channels, cell,
                                grad_cell, g);
+      else if (check == 0)
+        scatter_any(samples, first, from, to, call.channels, aside.channels, cell, grad_cell,
+                    upstream, depth);
       else
         exact_scatter(samples, first, from, to, call.channels, aside.channels, cell, grad_cell,
                       upstream, depth);
