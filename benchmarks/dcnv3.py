@@ -5,8 +5,10 @@
 
 The official formulation is `official.operator` after a softmax over the points, in PyTorch. Ours
 gets logits as well; as in the layer, offsets and masks are one tensor (`--separate`: two).
-PyTorch runs eagerly, TensorFlow in a `tf.function`, JAX in a `jax.jit`. Before anything is timed,
-outputs and gradients are compared.
+PyTorch runs eagerly, TensorFlow in a `tf.function`, JAX in a `jax.jit`. As in a model, there are
+several calls in one of these, each on the output of the one before with offsets and masks of its
+own: figures are those of one call in four. Before anything is timed, outputs and gradients are
+compared.
 
 Figures are the official formulation's time over ours, medians over the rounds: 2 is twice as fast.
 
@@ -35,6 +37,7 @@ TIMED = ("forward", "backward", "training")
 PARTS = (*TIMED, "scaling", "memory")
 POINTS = 9
 TURN = 0.05  # seconds
+CALLS = 4  # of the operator, in what is timed at once
 
 
 class Operator(turns.Contender):
@@ -47,32 +50,44 @@ class Operator(turns.Contender):
         self.implementation = side.get("implementation")
         self.joined = self.implementation is not None and not side["separate"]
 
-    def prepare(self, part, shape, file):
-        call = self._call(part, shape)
-        results = [np.asarray(r) for r in call()]
-        if self.joined and part != "forward":
-            results[-1:] = np.split(results[-1], [results[-1].shape[-1] * 2 // 3], axis=-1)
+    def prepare(self, part, shape, file, calls):
+        call = self._call(part, shape, calls)
+        results, joined = [], 3 * shape[3] * POINTS
+        for result in map(np.asarray, call()):
+            parts = [joined * 2 // 3] if result.shape[-1] == joined else []
+            results += np.split(result, parts, axis=-1)
         np.savez(file, *results)
         self.use(call)
 
     def memory(self, part, shape):
-        call = self._call(part, shape, traced_small=True)
+        call = self._call(part, shape, 1, traced_small=True)
         if self.backend == "torch":
-            self._call("training", (1, 2, 16, 1))()
+            self._call("training", (1, 2, 16, 1), 1)()
         before = turns.resident()
         turns.reset_peak()
         call()
         return turns.peak() - before
 
-    def _call(self, part, shape, traced_small=False):
+    def _call(self, part, shape, calls, traced_small=False):
         batch, size, channels, groups = shape
         rng = np.random.default_rng(0)
         last = (channels, groups * POINTS * 2, groups * POINTS)
-        arrays = [rng.normal(size=(batch, size, size, c)).astype("float32") for c in last]
-        if self.joined:
-            arrays[1:] = [np.concatenate(arrays[1:], axis=-1)]
+        arrays = []
+        for call in range(calls):
+            own = [rng.normal(size=(batch, size, size, c)).astype("float32") for c in last]
+            if self.joined:
+                own[1:] = [np.concatenate(own[1:], axis=-1)]
+            arrays += own if call == 0 else own[1:]
+        one = self._function(groups)
+
+        def function(features, *points):
+            step = len(points) // calls
+            for i in range(0, len(points), step):
+                features = one(features, *points[i : i + step])
+            return features
+
         make = {"torch": _torch, "tensorflow": _tensorflow, "jax": _jax}[self.backend]
-        return make(self._function(groups), part, arrays, traced_small)
+        return make(function, part, arrays, traced_small)
 
     def _function(self, groups):
         if self.implementation is None:
@@ -160,13 +175,13 @@ def _jax(function, part, arrays, traced_small):
     return lambda: jax.block_until_ready(run(*tensors))
 
 
-def prepare(workers, part, shape):
+def prepare(workers, part, shape, calls):
     """Makes all workers ready; raises if they do not compute the same as the first one."""
     expected = None
     with tempfile.TemporaryDirectory() as folder:
         for label, worker in workers.items():
             file = f"{folder}/results.npz"
-            worker.ask("prepare", part=part, shape=shape, file=file)
+            worker.ask("prepare", part=part, shape=shape, file=file, calls=calls)
             with np.load(file) as data:
                 results = list(data.values())
             expected = expected or results
@@ -177,12 +192,13 @@ def prepare(workers, part, shape):
                     raise RuntimeError(f"Results must agree. Received: {label}, off by {error:.1e}")
 
 
-def times(workers, part, shape, rounds):
-    prepare(workers, part, shape)
+def times(workers, part, shape, rounds, calls=CALLS):
+    """Seconds that one call of the operator takes, for each worker and round."""
+    prepare(workers, part, shape, calls)
     durations = turns.take_turns(workers, rounds, TURN)
     for worker in workers.values():
         worker.ask("forget")
-    return durations
+    return {label: np.asarray(d) / calls for label, d in durations.items()}
 
 
 def print_times(sides, options):
@@ -216,7 +232,7 @@ def print_scaling(sides, options):
     }
     with turns.started(__file__, both, 1, options.verbose) as workers:
         for part, shape in _cases(("forward", "backward"), options.batch):
-            durations = times(workers, part, shape, options.rounds)
+            durations = times(workers, part, shape, options.rounds, calls=1)
             figures = [turns.speed_up(durations[s, 1], durations[s, many]) for s in sides]
             turns.print_row(*_label(shape), part, *(f"{x:.2f}" for x in figures))
 

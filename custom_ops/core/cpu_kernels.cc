@@ -19,6 +19,13 @@ struct Cell {
   int64_t right, below;
 };
 
+/* An element of the input that pixels soon to come will read for the first time: rows below this
+ * one. Reading ahead is a wish, so that it may well point past the end. */
+static inline int64_t ahead(const dcnv3_call& call, int64_t pixel) {
+  const int64_t w = pixel % call.out_width, h = pixel / call.out_width % call.out_height;
+  return ((h * call.stride_h + 4) * call.width + w * call.stride_w) * call.channels;
+}
+
 /* ---- forward ---------------------------------------------------------------------------------- */
 
 /* Sums the samples of one site for `vectors` vectors of channels. The sums of a cell's pixels are
@@ -118,11 +125,13 @@ bool forward(const dcnv3_call& call, const void* inputs, const void* offset_mask
     samples.locate(block, stop, false);
     V doubt = {}; /* becomes NaN with any sum that is not finite */
     A rest_doubt = 0;
-    int64_t pixel = block / groups, group = block % groups;
+    int64_t pixel = block / groups, group = block % groups, below = ahead(call, pixel);
     for (int64_t q = block; q < stop; ++q) {
       const int64_t first = (q - block) * samples.points();
       const S* image = static_cast<const S*>(inputs) + pixel / out_pixels * image_size;
       const A scale = call.softmax ? samples.scale[q - block] : A(1);
+      samples.prefetch(pixel, group);
+      __builtin_prefetch(image + group * depth + below);
       int64_t d = 0;
       for (; d + vectors * count <= depth; d += vectors * count) {
         V total[vectors];
@@ -145,7 +154,7 @@ bool forward(const dcnv3_call& call, const void* inputs, const void* offset_mask
           out[q * depth + d + k] = Element<S>::narrow(total[k]);
         }
       }
-      if (++group == groups) group = 0, ++pixel;
+      if (++group == groups) group = 0, below = ahead(call, ++pixel);
     }
     rest_doubt += sum(doubt);
     if (rest_doubt == 0) continue;
@@ -304,12 +313,16 @@ bool backward_task(const dcnv3_call& call, const S* grad_output, const S* inputs
   for (int64_t block = image * out_pixels * groups; block < last; block += samples.block()) {
     const int64_t stop = block + samples.block() < last ? block + samples.block() : last;
     samples.locate(block, stop, true);
-    int64_t pixel = block / groups, group = block % groups;
+    int64_t pixel = block / groups, group = block % groups, below = ahead(call, pixel);
     for (int64_t q = block; q < stop; ++q) {
       const int64_t first = (q - block) * samples.points();
       const S* upstream = grad_output + pixel * call.channels + first_channel + group * depth;
       const S* from = x + group * depth;
       A* to = sums + group * depth;
+      samples.prefetch(pixel, group);
+      __builtin_prefetch(upstream + 8 * call.channels);
+      __builtin_prefetch(from + below);
+      if (direct) __builtin_prefetch(to + below, 1);
       V g[vectors];
       A check = 0; /* NaN if the upstream gradient is not finite */
       if (D) {
@@ -332,7 +345,7 @@ bool backward_task(const dcnv3_call& call, const S* grad_output, const S* inputs
       else
         exact_scatter(samples, first, from, to, call.channels, aside.channels, cell, grad_cell,
                       upstream, depth);
-      if (++group == groups) group = 0, ++pixel;
+      if (++group == groups) group = 0, below = ahead(call, ++pixel);
     }
     samples.gradients(block, stop, grad_offset_mask);
   }

@@ -16,7 +16,7 @@ namespace dcnv3 {
 namespace DCNV3_ISA {
 
 /* Samples of a block: its arrays stay in the first level of the cache. */
-constexpr int64_t kBlockSamples = 512;
+constexpr int64_t kBlockSamples = 256;
 
 /* P: the number of points where it is known, else 0. */
 template <class S, int P>
@@ -89,6 +89,17 @@ class Samples {
       store(weight[0] + i, V(upper * l)), store(weight[1] + i, V(upper * r));
       store(weight[2] + i, V(lower * l)), store(weight[3] + i, V(lower * r));
     }
+  }
+
+  /* Asks for what `locate` will read of the site `block()` further on. */
+  void prefetch(int64_t pixel, int64_t group) const {
+    const int64_t next = group + block_;
+    const S* from = offset_mask_ + (pixel + next / groups_) * stride();
+    const int64_t g = first_group_ + next % groups_;
+    const S* offset = from + 2 * g * points();
+    __builtin_prefetch(offset);
+    __builtin_prefetch(offset + 2 * points());
+    __builtin_prefetch(from + (2 * call_.groups + g) * points());
   }
 
   /* From `dots`, four products with the upstream gradient for each sample, the gradients of

@@ -11,7 +11,8 @@ from keras_internimage.layers.composite import (
     padded_shape,
     registered,
 )
-from keras_internimage.ops import dcnv3, dispatch
+from keras_internimage.ops import dispatch
+from keras_internimage.ops.dcnv3 import run
 from keras_internimage.ops.geometry import DCNv3Geometry
 
 MASK_ACTIVATIONS = ("softmax", "sigmoid", None)
@@ -176,20 +177,8 @@ class DCNv3(CompositeLayer):
         if self.mask_activation == "sigmoid":
             split = 2 * self.groups * self.geometry.points
             offset, mask = offset[..., :split], ops.sigmoid(offset[..., split:])
-        outputs = dcnv3(
-            value,
-            offset,
-            mask,
-            groups=self.groups,
-            kernel_size=self.kernel_size,
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
-            offset_scale=self.offset_scale,
-            remove_center=self.remove_center,
-            mask_activation="softmax" if self.mask_activation == "softmax" else None,
-            implementation=self.implementation,
-        )
+        activation = "softmax" if self.mask_activation == "softmax" else None
+        outputs = run(value, offset, mask, self.geometry, activation, self.implementation)
         if self.center_feature_scale:
             scale = ops.sigmoid(self._run(self.center_scale, features))
             scale = ops.repeat(scale, value.shape[-1] // self.groups, axis=-1)

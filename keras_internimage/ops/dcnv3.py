@@ -70,6 +70,29 @@ def _output_shape(inputs, offset, mask, geometry):
     return (*leading, channels)
 
 
+def _check_choices(mask_activation, implementation):
+    if mask_activation not in MASK_ACTIVATIONS:
+        raise ValueError(
+            f"`mask_activation` must be one of {MASK_ACTIVATIONS}. "
+            f"Received: mask_activation={mask_activation!r}"
+        )
+    dispatch.check_name(implementation)
+
+
+def run(inputs, offset, mask, geometry, mask_activation=None, implementation=None):
+    """`dcnv3` for tensors of the backend that are known to be as they should."""
+    request = dispatch.Request(
+        backend=keras.backend.backend(),
+        geometry=geometry,
+        dtype=keras.backend.standardize_dtype(inputs.dtype),
+        input_shape=_static(inputs.shape),
+        mask_activation=mask_activation,
+        device=dispatch.device_of(inputs),
+    )
+    chosen = dispatch.select(request, implementation)
+    return chosen.run(inputs, offset, mask, geometry, mask_activation)
+
+
 @keras.saving.register_keras_serializable(package="keras_internimage")
 class DCNv3Operation(keras.Operation):
     """DCNv3 as a node of a Keras graph; see `dcnv3` for what it computes."""
@@ -97,27 +120,13 @@ class DCNv3Operation(keras.Operation):
             offset_scale=offset_scale,
             remove_center=remove_center,
         )
-        if mask_activation not in MASK_ACTIVATIONS:
-            raise ValueError(
-                f"`mask_activation` must be one of {MASK_ACTIVATIONS}. "
-                f"Received: mask_activation={mask_activation!r}"
-            )
-        dispatch.check_name(implementation)
+        _check_choices(mask_activation, implementation)
         self.mask_activation = mask_activation
         self.implementation = implementation
 
     def call(self, inputs, offset, mask=None):
         _output_shape(inputs, offset, mask, self.geometry)
-        request = dispatch.Request(
-            backend=keras.backend.backend(),
-            geometry=self.geometry,
-            dtype=keras.backend.standardize_dtype(inputs.dtype),
-            input_shape=_static(inputs.shape),
-            mask_activation=self.mask_activation,
-            device=dispatch.device_of(inputs),
-        )
-        chosen = dispatch.select(request, self.implementation)
-        return chosen.run(inputs, offset, mask, self.geometry, self.mask_activation)
+        return run(inputs, offset, mask, self.geometry, self.mask_activation, self.implementation)
 
     def compute_output_spec(self, inputs, offset, mask=None):
         shape = _output_shape(inputs, offset, mask, self.geometry)
@@ -198,18 +207,23 @@ def dcnv3(
     Source: Wang et al., "InternImage: Exploring Large-Scale Vision Foundation Models with
     Deformable Convolutions", 2023, equation 2.
     """
-    operation = DCNv3Operation(
-        groups=groups,
-        kernel_size=kernel_size,
-        strides=strides,
-        padding=padding,
-        dilation_rate=dilation_rate,
-        offset_scale=offset_scale,
-        remove_center=remove_center,
-        mask_activation=mask_activation,
-        implementation=implementation,
-    )
-    tensors = (inputs, offset) if mask is None else (inputs, offset, mask)
+    tensors = [inputs, offset] if mask is None else [inputs, offset, mask]
+    geometry = {
+        "groups": groups,
+        "kernel_size": kernel_size,
+        "strides": strides,
+        "padding": padding,
+        "dilation_rate": dilation_rate,
+        "offset_scale": offset_scale,
+        "remove_center": remove_center,
+    }
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
-        return operation.symbolic_call(*tensors)
-    return operation.call(*(keras.ops.convert_to_tensor(tensor) for tensor in tensors))
+        choices = {"mask_activation": mask_activation, "implementation": implementation}
+        return DCNv3Operation(**geometry, **choices).symbolic_call(*tensors)
+    # Without an operation, which Keras takes longer to make than the kernels to compute.
+    geometry = DCNv3Geometry(**geometry)
+    _check_choices(mask_activation, implementation)
+    inputs, offset, *mask = (keras.ops.convert_to_tensor(tensor) for tensor in tensors)
+    mask = mask[0] if mask else None
+    _output_shape(inputs, offset, mask, geometry)
+    return run(inputs, offset, mask, geometry, mask_activation, implementation)
