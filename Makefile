@@ -3,7 +3,8 @@
 # make test BACKEND=jax     on one
 # make test-full            the default tests and the full-size parity of the large variants
 # make sanitize             the kernels' tests under AddressSanitizer and UBSan
-# make lint | bench | clean
+# make bench                the operator and InternImage-T next to the official formulation
+# make lint | clean
 #
 # Each creates .venv and installs what it needs the first time; nothing outside this folder changes.
 
@@ -98,10 +99,14 @@ sanitize: $(INSTALLED_FOR_TESTS)
 lint: $(VENV)/.stamp-test
 	@$(VENV)/bin/ruff check .
 
-bench: $(INSTALLED_FOR_TESTS)
-	@for backend in $(TEST_BACKENDS); do for script in benchmarks/*.py; do \
-	  echo "== $$script on $$backend"; KERAS_BACKEND=$$backend $(PY) $$script; \
-	done; done
+# The official formulation, which everything is compared with, is PyTorch's.
+BENCHED := $(or $(BACKEND),torch tensorflow jax)
+bench: $(BENCHED:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-package
+	@$(PY) benchmarks/dcnv3.py --backends $(BENCHED)
+	@$(PY) benchmarks/model.py --backends $(BENCHED)
+	@for backend in $(BENCHED); do \
+	  echo "== import on $$backend"; KERAS_BACKEND=$$backend $(PY) benchmarks/import_time.py; \
+	done
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -107,13 +107,14 @@ class AttentionPooling(CompositeLayer):
         channels = inputs.shape[-1]
         tokens = ops.reshape(inputs, (shape[0], shape[1] * shape[2], channels))
         mean = ops.mean(tokens, axis=1, keepdims=True)
-        query = self._heads(self.query(self.norm_q(mean)))
-        key = self._heads(self.key(self.norm_k(tokens)))
-        value = self._heads(self.value(self.norm_v(tokens)))
+        query = self._project(self.norm_q, self.query, mean)
+        key = self._project(self.norm_k, self.key, tokens)
+        value = self._project(self.norm_v, self.value, tokens)
         pooled = ops.dot_product_attention(query, key, value)
-        return self.proj(ops.reshape(pooled, (-1, channels)))
+        return self._run(self.proj, ops.reshape(pooled, (-1, channels)))
 
-    def _heads(self, x):
+    def _project(self, norm, projection, x):
+        x = self._run(projection, self._run(norm, x))
         shape = ops.shape(x)
         size = x.shape[-1] // self.num_heads
         return ops.reshape(x, (shape[0], shape[1], self.num_heads, size))

@@ -221,21 +221,17 @@ class InternImageBlock(CompositeLayer):
 
     def call(self, inputs, training=None):
         x = inputs
-        if self.post_norm:
-            branch = self._run(self.norm1, self._run(self.dcn, x))
-            x = self._residual(x, branch, self.gamma1, training)
-            return self._residual(x, self._run(self.norm2, self._mlp(x)), self.gamma2, training)
-        branch = self._run(self.dcn, self._run(self.norm1, x))
-        if self.res_post_norm:
-            branch = self._run(self.res_post_norm1, branch)
+        branch = x if self.post_norm else self._chain(x, self.norm1, training=training)
+        branch = self._run(self.dcn, branch, training=training)
+        if self.post_norm or self.res_post_norm:
+            branch = self._run(self.norm1 if self.post_norm else self.res_post_norm1, branch)
         x = self._residual(x, branch, self.gamma1, training)
-        branch = self._mlp(self._run(self.norm2, x))
-        if self.res_post_norm:
-            branch = self._run(self.res_post_norm2, branch)
+        before = () if self.post_norm else (self.norm2,)
+        hidden = self._chain(x, *before, self.mlp_fc1, training=training)
+        branch = self._chain(hidden, keras.activations.gelu, self.mlp_fc2, training=training)
+        if self.post_norm or self.res_post_norm:
+            branch = self._run(self.norm2 if self.post_norm else self.res_post_norm2, branch)
         return self._residual(x, branch, self.gamma2, training)
-
-    def _mlp(self, x):
-        return self._run(self.mlp_fc2, keras.activations.gelu(self._run(self.mlp_fc1, x)))
 
     def _residual(self, x, branch, gamma, training):
         if gamma is not None:

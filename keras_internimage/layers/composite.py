@@ -24,9 +24,13 @@ class CompositeLayer(keras.layers.Layer):
     def get_config(self):
         return {**super().get_config(), "dtype": serialized_dtype_policy(self)}
 
-    def _run(self, layer, inputs):
+    def _run(self, layer, inputs, **kwargs):
         """`layer(inputs)` for a sub-layer; see `parts`."""
-        return parts.run(self, layer, inputs)
+        return parts.run(self, layer, inputs, **kwargs)
+
+    def _chain(self, inputs, *layers, training):
+        """`_run` of several in turn, with nothing but their input kept for the gradient."""
+        return parts.chain(self, layers, inputs, training)
 
     def _layer_norm(self, name):
         return keras.layers.LayerNormalization(

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_internimage.layers import parts
 from keras_internimage.layers.composite import (
     CompositeLayer,
     check_image_features,
@@ -166,14 +167,18 @@ class DCNv3(CompositeLayer):
     def supports_jit(self, value):
         self._supports_jit = value
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         value = self._run(self.input_proj, inputs)
         features = inputs
         if self.strides != (1, 1):
             features = pad_image(inputs, *self._dw_padding)
-        features = self._run(self.dw_norm, self._run(self.dw_conv, features))
-        features = keras.activations.gelu(features)
-        offset, mask = self._run(self.offset_mask, features), None
+        features = self._run(self.dw_conv, features)
+        to_branch = (self.dw_norm, keras.activations.gelu)
+        if self.center_feature_scale:
+            # Two products read the features: they are kept.
+            features, to_branch = parts.through(self, to_branch, features), ()
+        offset = self._chain(features, *to_branch, self.offset_mask, training=training)
+        mask = None
         if self.mask_activation == "sigmoid":
             split = 2 * self.groups * self.geometry.points
             offset, mask = offset[..., :split], ops.sigmoid(offset[..., split:])

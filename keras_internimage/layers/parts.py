@@ -1,4 +1,4 @@
-"""How a composite layer computes with its sub-layers.
+"""How a composite layer computes with its sub-layers: in time and memory, not in values.
 
 `Layer.__call__` costs Keras some tenths of a millisecond, and InternImage-T has 350 sub-layers.
 What it does for the composite layer holds for its parts as well (casts, scopes, shapes), so that
@@ -11,21 +11,51 @@ import importlib
 import keras
 
 
-def run(owner, layer, inputs):
+def run(owner, layer, inputs, **kwargs):
     """`layer(inputs)` for a sub-layer of `owner` that has been built, called within its call."""
     if layer.quantization_mode is not None or layer.compute_dtype != owner.compute_dtype:
-        return layer(inputs)
-    fast = _FAST.get(type(layer))
+        return layer(inputs, **kwargs)
+    fast = _backend.FAST.get(type(layer))
     if fast is not None:
         outputs = fast(layer, inputs)
         if outputs is not None:
             return outputs
-    return layer.call(inputs)
+    return layer.call(inputs, **kwargs)
 
 
-# Functions `(layer, inputs)` by the type of layer, which may return None for "not faster here".
-_FAST = {}
-if keras.backend.backend() in ("torch", "jax"):
-    _FAST = importlib.import_module(
-        f"keras_internimage.layers.parts_{keras.backend.backend()}"
-    ).FAST
+def chain(owner, layers, inputs, training):
+    """`run` one after the other; while training, only `inputs` is kept for the gradient.
+
+    What lies between is computed anew when the gradient is asked for. Only the last layer may be a
+    product, so that this costs little, and InternImage keeps a good half of its activations.
+    Functions may stand for layers.
+    """
+    if not training or isinstance(layers[0], keras.layers.Dense):
+        return through(owner, layers, inputs)
+    call = run
+    if owner.compute_dtype != owner.variable_dtype:
+        # The scope in which Keras casts the owner's variables will be over; a layer opens its own.
+        call = _call
+    return _backend.recomputed(lambda x: through(owner, layers, x, call), inputs)
+
+
+def through(owner, layers, inputs, call=run):
+    """`run` one after the other; functions may stand for layers."""
+    for layer in layers:
+        is_layer = isinstance(layer, keras.layers.Layer)
+        inputs = call(owner, layer, inputs) if is_layer else layer(inputs)
+    return inputs
+
+
+def _call(_, layer, inputs):
+    return layer(inputs)
+
+
+if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
+    raise ImportError(
+        "keras_internimage needs Keras' backend to be tensorflow, jax or torch, by KERAS_BACKEND in "
+        f"the environment or in keras.json. Received: {keras.backend.backend()!r}"
+    )
+# Of each backend: `FAST`, functions `(layer, inputs)` by the type of layer, which may return None
+# for "not faster here"; and `recomputed(function, inputs)`.
+_backend = importlib.import_module(f"keras_internimage.layers.parts_{keras.backend.backend()}")

@@ -9,12 +9,15 @@
 Measured by `benchmarks/model.py`. Whatever traces the model sees Keras' own operations.
 """
 
+import contextlib
+import contextvars
 import math
 import platform
 
 import keras
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 _linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
@@ -60,6 +63,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(inputs, kernel, bias):
+        if _recomputing.get():
+            return inputs.new_empty((*inputs.shape[:-1], kernel.shape[1]))
         return _product(inputs, kernel.t(), bias)
 
     @staticmethod
@@ -82,6 +87,36 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grads[2] = flat.sum(0)
         return tuple(grads)
+
+
+# While a chain is computed anew, for what its gradient needs, nobody asks for its last product.
+_recomputing = contextvars.ContextVar("recomputing", default=False)
+
+
+@contextlib.contextmanager
+def _recomputation():
+    token = _recomputing.set(True)
+    try:
+        yield
+    finally:
+        _recomputing.reset(token)
+
+
+def recomputed(function, inputs):
+    """`function(inputs)`, computed anew for its gradient; only the last layer may be a product."""
+    if (
+        not torch.is_grad_enabled()
+        or not _eager(inputs)
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    ):
+        return function(inputs)
+    return torch.utils.checkpoint.checkpoint(
+        function,
+        inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (contextlib.nullcontext(), _recomputation()),
+    )
 
 
 def _convolution(layer, inputs, weight, groups):

@@ -83,10 +83,8 @@ def images(name):
 def classifier(name, **kwargs):
     """The model of a reference, with its weights and linear outputs."""
     size = tuple(int(n) for n in numbers(name)["size"])
-    model = keras_internimage.InternImage(
-        **config(name), input_shape=(*size, 3), classifier_activation=None, **kwargs
-    )
-    return fill(model, name)
+    options = {"input_shape": (*size, 3), "classifier_activation": None, **config(name), **kwargs}
+    return fill(keras_internimage.InternImage(**options), name)
 
 
 @contextlib.contextmanager
@@ -128,7 +126,7 @@ def pyramid(model):
     return keras.Model(model.input, maps)
 
 
-def gradients(model, x, weight):
+def gradients(model, x, weight, training=False):
     """Gradients of `sum(model(x) * weight)`: dict of each variable's path, and of "image"."""
     variables = model.trainable_variables
     backend = keras.config.backend()
@@ -138,7 +136,7 @@ def gradients(model, x, weight):
 
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(model(x, training=False) * weight)
+            loss = tf.reduce_sum(model(x, training=training) * weight)
         found = tape.gradient(loss, [v.value for v in variables] + [x])
     elif backend == "jax":
         import jax
@@ -146,7 +144,7 @@ def gradients(model, x, weight):
         rest = [v.value for v in model.non_trainable_variables]
 
         def loss(values, x):
-            y, _ = model.stateless_call(values, rest, x, training=False)
+            y, _ = model.stateless_call(values, rest, x, training=training)
             return (y * weight).sum()
 
         values, image_gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))(
@@ -157,7 +155,7 @@ def gradients(model, x, weight):
         import torch
 
         x.requires_grad_()
-        loss = (model(x, training=False) * weight).sum()
+        loss = (model(x, training=training) * weight).sum()
         found = torch.autograd.grad(loss, [v.value for v in variables] + [x])
     keys = [v.path for v in variables] + ["image"]
     return {key: as_array(value) for key, value in zip(keys, found, strict=True)}

@@ -8,6 +8,7 @@ from models import reference
 
 from keras_internimage import InternImageBackbone
 from keras_internimage.checkpoints import names
+from keras_internimage.layers import InternImageBlock
 
 TINY_TOLERANCE = 2e-5
 FULL_TOLERANCE = 5e-5
@@ -65,6 +66,55 @@ def test_tiny_gradients(name):
         assert abs(np.linalg.norm(gradient) - norm) <= GRADIENT_TOLERANCE * norm, key
         along = GRADIENT_TOLERANCE * norm * np.linalg.norm(direction)
         assert abs((gradient * direction).sum() - probe) <= along, key
+
+
+@pytest.mark.parametrize("name", ["tiny_prenorm", "tiny_postnorm", "tiny_h"])
+def test_gradients_of_training_are_the_same(name):
+    """Then most activations are computed anew. Not the head's: it has batch statistics."""
+    whole = reference.classifier(name, drop_path_rate=0.0)
+    model = keras.Model(whole.input, reference.pyramid(whole).output[-1])
+    x = reference.images(name)
+    weight = uniform("loss_weight", model(x).shape, 0)
+    expected = reference.gradients(model, x, weight)
+    found = reference.gradients(model, x, weight, training=True)
+    for key, gradient in expected.items():
+        assert_close(found[key], gradient, GRADIENT_TOLERANCE)
+
+
+@pytest.mark.skipif(keras.config.backend() == "jax", reason="JAX traces a function once")
+def test_training_computes_activations_anew(monkeypatch):
+    """Otherwise it keeps twice as much."""
+    calls = []
+    gelu = keras.activations.gelu
+    monkeypatch.setattr(keras.activations, "gelu", lambda x: calls.append(x) or gelu(x))
+    x = np.ones((1, 4, 4, 8), "float32")
+    model = keras.Sequential([keras.Input(x.shape[1:]), InternImageBlock(groups=2)])
+    counts = []
+    for training in (False, True):
+        calls.clear()
+        reference.gradients(model, x, x, training=training)
+        counts.append(len(calls))
+    assert counts[0] == 2
+    assert counts[1] >= 4
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="what JAX traced shows it there")
+def test_training_computes_activations_anew_in_jax():
+    import jax
+
+    block = InternImageBlock(groups=2)
+    x = np.ones((1, 4, 4, 8), "float32")
+    block.build(x.shape)
+    values = [v.value for v in block.variables]
+
+    def count(training):
+        def loss(values):
+            return block.stateless_call(values, [], x, training=training)[0].sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(values)).count(" erfc ")
+
+    assert count(False) == 2
+    assert count(True) == 4
 
 
 def check_full_size(name):
