@@ -53,8 +53,8 @@ def _call(_, layer, inputs):
 
 if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
     raise ImportError(
-        "keras_internimage needs Keras' backend to be tensorflow, jax or torch, by KERAS_BACKEND in "
-        f"the environment or in keras.json. Received: {keras.backend.backend()!r}"
+        "Keras' backend must be tensorflow, jax or torch, by KERAS_BACKEND in the environment or "
+        f"in keras.json. Received: {keras.backend.backend()!r}"
     )
 # Of each backend: `FAST`, functions `(layer, inputs)` by the type of layer, which may return None
 # for "not faster here"; and `recomputed(function, inputs)`.
