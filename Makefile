@@ -56,7 +56,8 @@ $(VENV)/.stamp-%: requirements/%.txt requirements/base.txt $(VENV)/.stamp-venv
 	@$(PIP) -r $<
 	@touch $@
 
-$(VENV)/.stamp-test: requirements/demo.txt requirements/torch.txt
+$(VENV)/.stamp-test: requirements/demo.txt
+$(VENV)/.stamp-test $(VENV)/.stamp-demo: $(addprefix requirements/,tensorflow.txt torch.txt export.txt)
 
 $(VENV)/.stamp-package: setup.cfg pyproject.toml $(VENV)/.stamp-base
 	@echo "Installing keras_internimage into $(VENV) ..."

@@ -2,8 +2,9 @@
 
 The data are scikit-learn's 1797 handwritten digits, enlarged to 64x64 RGB. A third is held out.
 Writes curves.png, confusion.png and model.keras, checks that the saved model predicts the same
-after reloading, and names what is on two photographs with the official InternImage-T, if its
-weights can be had. Exits with 1 where the accuracy on the held-out third is below --minimum.
+after reloading, writes and checks it as SavedModel, LiteRT and ONNX, and names what is on two
+photographs with the official InternImage-T, if its weights can be had. Exits with 1 where the
+accuracy on the held-out third is below --minimum.
 """
 
 import argparse
@@ -127,6 +128,13 @@ def save_and_reload(model, path):
     return keras.saving.load_model(path)
 
 
+def write_exports(model, folder):
+    """The trained model for TensorFlow Serving, LiteRT and ONNX Runtime, each run and compared."""
+    print("\nFor other programs:", flush=True)
+    for name in ("served", "model.tflite", "model.onnx"):
+        keras_internimage.export(model, folder / name)
+
+
 def name_photographs():
     """Classifies scikit-learn's two sample photographs with the official InternImage-T."""
     print("\nTwo photographs, with the official InternImage-T (a 120 MB download, once):")
@@ -150,6 +158,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--samples", type=int, default=1797, help="use the first so many digits")
     parser.add_argument("--minimum", type=float, default=0.97, help="smaller accuracy is a failure")
+    parser.add_argument("--no-exports", action="store_true")
     parser.add_argument("--no-photographs", action="store_true")
     options = parser.parse_args()
     start = time.monotonic()
@@ -176,6 +185,8 @@ def main():
     print(f"Saved and reloaded: the largest difference of a probability is {difference:.1e}")
     print(f"Wrote curves.png, confusion.png and model.keras to {options.out}/")
     print(f"Took {time.monotonic() - start:.0f} s")
+    if not options.no_exports:
+        write_exports(model, options.out)
     if not options.no_photographs:
         name_photographs()
     if difference > 1e-5:

@@ -1,6 +1,7 @@
 """InternImage and its operator DCNv3 for Keras 3, on TensorFlow, JAX and PyTorch."""
 
-from keras_internimage import layers, models, ops, preprocessing
+from keras_internimage import exports, layers, models, ops, preprocessing
+from keras_internimage.exports import export
 from keras_internimage.models import (
     InternImage,
     InternImageB,
@@ -12,6 +13,7 @@ from keras_internimage.models import (
     InternImageT,
     InternImageXL,
 )
+from keras_internimage.ops.tracing import portable_ops
 from keras_internimage.preprocessing import decode_predictions, preprocess_input
 
 __version__ = "0.1.0"
@@ -27,9 +29,12 @@ __all__ = [
     "InternImageT",
     "InternImageXL",
     "decode_predictions",
+    "export",
+    "exports",
     "layers",
     "models",
     "ops",
+    "portable_ops",
     "preprocess_input",
     "preprocessing",
 ]

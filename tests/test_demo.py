@@ -64,9 +64,14 @@ def test_demo(demo, example, tmp_path, capsys, monkeypatch):
         raise DownloadError("no route to the server")
 
     monkeypatch.setattr(keras_internimage, "InternImageT", unavailable)
-    example.run(demo, "--epochs", 1, "--samples", 60, "--minimum", 0, "--out", tmp_path / "a/demo")
     out = tmp_path / "a/demo"
-    assert sorted(p.name for p in out.iterdir()) == ["confusion.png", "curves.png", "model.keras"]
+    options = ["--epochs", 1, "--samples", 60, "--minimum", 0, "--out", out]
+    exports = ["model.onnx", "model.tflite", "served"]
+    if keras.config.backend() != "tensorflow":  # each backend's exports have tests of their own
+        options, exports = [*options, "--no-exports"], []
+    example.run(demo, *options)
+    found = {p.name for p in out.iterdir()}
+    assert found == {"confusion.png", "curves.png", "model.keras", *exports}
     for name in ("curves.png", "confusion.png"):
         with Image.open(out / name) as image:
             assert min(image.size) > 300
@@ -81,7 +86,7 @@ def test_demo(demo, example, tmp_path, capsys, monkeypatch):
 @pytest.mark.any_backend
 def test_demo_fails_below_the_minimum(untrained, example):
     with pytest.raises(SystemExit, match="accuracy must be at least 101%. Received: "):
-        example.run(untrained, *"--samples 60 --minimum 1.01 --no-photographs".split())
+        example.run(untrained, *"--samples 60 --minimum 1.01 --no-exports --no-photographs".split())
 
 
 @pytest.mark.any_backend
@@ -89,7 +94,7 @@ def test_demo_fails_where_the_reloaded_model_differs(untrained, example, monkeyp
     other = untrained.build_model
     monkeypatch.setattr(untrained, "save_and_reload", lambda model, path: other())
     with pytest.raises(SystemExit, match="reloaded model must predict the same"):
-        example.run(untrained, *"--samples 60 --minimum 0 --no-photographs".split())
+        example.run(untrained, *"--samples 60 --minimum 0 --no-exports --no-photographs".split())
 
 
 @pytest.mark.any_backend

@@ -6,7 +6,7 @@ from keras_internimage.layers.blocks import (
     InternImageDownsample,
     InternImageStem,
 )
-from keras_internimage.layers.dcnv3 import DCNv3
+from keras_internimage.layers.dcnv3 import DCNv3, set_implementation
 from keras_internimage.layers.drop_path import DropPath
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "InternImageDownsample",
     "InternImageStem",
     "PixelShuffleAdd",
+    "set_implementation",
 ]

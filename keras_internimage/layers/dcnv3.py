@@ -216,3 +216,24 @@ def _pair(name, value, odd=False):
             f"Received: {name}={value}"
         )
     return pair
+
+
+def set_implementation(model, implementation):
+    """Sets which implementation of the operator a model's DCNv3 layers use, nested ones too.
+
+    The functions that the model has traced for `fit`, `predict` and `evaluate` are forgotten, so
+    that the choice holds from the next call on.
+
+    Args:
+        model: a Keras model or layer.
+        implementation: None for the fastest that can run, or a name.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    dispatch.check_name(implementation)
+    for layer in model._flatten_layers():
+        if isinstance(layer, DCNv3):
+            layer.implementation = implementation
+        if isinstance(layer, keras.Model):
+            layer.train_function = layer.test_function = layer.predict_function = None

@@ -12,7 +12,7 @@ import importlib
 
 import keras
 
-from keras_internimage.ops import portable
+from keras_internimage.ops import portable, tracing
 from keras_internimage.ops.geometry import DCNv3Geometry
 from keras_internimage.ops.native import Native
 
@@ -45,6 +45,15 @@ class Portable:
 
     def run(self, inputs, offset, mask, geometry, mask_activation):
         return portable.dcnv3(inputs, offset, mask, geometry, mask_activation)
+
+
+class DeformConv:
+    """For exporters that know a standard deformable convolution: `tracing.deform_conv_ops`."""
+
+    def run(self, *arguments):
+        from keras_internimage.ops import deform_conv
+
+        return deform_conv.dcnv3(*arguments)
 
 
 # In order of preference: the first that can run is taken. The last one always can.
@@ -85,7 +94,8 @@ def select(request, implementation=None):
     Args:
         request: A `Request`.
         implementation: None for the first candidate that can run, or a name, which is an
-            order: that one, or an error saying what it lacks.
+            order: that one, or an error saying what it lacks. What is exported is portable
+            in either case; see `tracing`.
 
     Raises:
         ValueError: If the name is unknown.
@@ -99,6 +109,10 @@ def select(request, implementation=None):
         raise RuntimeError(
             f"Keras' backend must be one of {known}. Received: backend={request.backend!r}"
         )
+    required = tracing.must_be()
+    if required == "deform_conv":
+        return DeformConv()
+    implementation = required or implementation
     if implementation is None:
         return next(i for i in available if i.why_not(request) is None)
     chosen = next((i for i in available if i.name == implementation), None)

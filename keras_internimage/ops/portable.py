@@ -102,9 +102,9 @@ def sample_and_sum(inputs, offset, mask, geometry, mask_activation, gather_sum=g
     offset = ops.reshape(offset, (batch, out_height, out_width, samples, 2))
     x, u = _split(offset[..., 0], grid_x, geometry.offset_scale)
     y, v = _split(offset[..., 1], grid_y, geometry.offset_scale)
-    x = ops.clip(x + _origins(out_width, grid_x, geometry, axis=1), -2, width) + 2
+    x = _clip(x + _origins(out_width, grid_x, geometry, axis=1), -2, width) + 2
     y = y + _origins(out_height, grid_y, geometry, axis=0)[:, None, :]
-    y = ops.clip(y, -2, height) + 2
+    y = _clip(y, -2, height) + 2
 
     image = ops.reshape(ops.arange(0, batch, 1, dtype=integer), (-1, 1, 1, 1))
     group = [g for g in range(groups) for _ in range(points)]
@@ -122,6 +122,13 @@ def sample_and_sum(inputs, offset, mask, geometry, mask_activation, gather_sum=g
         [upper - upper_right, upper_right, lower - lower_right, lower_right],
     )
     return ops.reshape(outputs, (batch, out_height, out_width, channels))
+
+
+def _clip(x, low, high):
+    if keras.backend.backend() == "torch":
+        # Keras makes tensors of the bounds, for which `torch.export` would fix an unknown size.
+        return x.clamp(low, high)
+    return ops.clip(x, low, high)
 
 
 def _split(offset, grid, scale):

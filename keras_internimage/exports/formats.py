@@ -1,0 +1,149 @@
+"""The file formats: what each is called, who writes it, who runs it, how exact it is."""
+
+import dataclasses
+import importlib.util
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A file format of exported models.
+
+    `backend` is Keras' backend that writes it, `writer` and `runtime` are the modules of this
+    package with `write` and `load`, `needs` the modules that must be installed to write and to run
+    it, by the packages that bring them. `tolerances` gives, for each precision that can be
+    written, the largest difference from the Keras model that is accepted, relative to its largest
+    output where that is above 1; None where only the first of the scores has to be the same.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    backend: str
+    writer: str
+    needs: dict
+    tolerances: dict
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format(
+            "saved_model",
+            "TensorFlow SavedModel",
+            "",
+            "tensorflow",
+            "tensorflow_files",
+            {"tensorflow": "tensorflow"},
+            {"float32": 1e-5},
+        ),
+        Format(
+            "litert",
+            "LiteRT",
+            ".tflite",
+            "tensorflow",
+            "tensorflow_files",
+            {"tensorflow": "tensorflow", "ai_edge_litert": "ai-edge-litert"},
+            {"float32": 1e-5, "float16": 2e-3, "int8": None},
+        ),
+        Format(
+            "onnx",
+            "ONNX",
+            ".onnx",
+            "torch",
+            "torch_files",
+            {
+                "torch": "torch",
+                "onnx": "onnx",
+                "onnxscript": "onnxscript",
+                "onnxruntime": "onnxruntime>=1.31",
+            },
+            {"float32": 1e-5},
+        ),
+        Format(
+            "openvino",
+            "OpenVINO IR",
+            ".xml",
+            "torch",
+            "openvino_files",
+            {
+                "torch": "torch",
+                "onnx": "onnx",
+                "onnxscript": "onnxscript",
+                "openvino": "openvino",
+            },
+            {"float32": 1e-5, "float16": 5e-3},
+        ),
+        Format(
+            "torch",
+            "PyTorch exported program",
+            ".pt2",
+            "torch",
+            "torch_files",
+            {"torch": "torch"},
+            {"float32": 1e-5},
+        ),
+    )
+}
+
+
+def of(path, name=None):
+    """The `Format` called `name`, or the one that the suffix of `path` tells.
+
+    Raises:
+        ValueError: there is none, or the suffix is that of another one.
+    """
+    suffix = pathlib.Path(path).suffix.lower()
+    known = {f.suffix: f for f in FORMATS.values()}
+    if name is None:
+        if suffix not in known:
+            raise ValueError(
+                f"The suffix of `path` must be one of {sorted(filter(None, known))}, or none for a "
+                f"SavedModel folder; `model.save` writes .keras. Received: path={str(path)!r}"
+            )
+        return known[suffix]
+    if name not in FORMATS:
+        raise ValueError(
+            f"`format` must be None or one of {list(FORMATS)}. Received: format={name!r}"
+        )
+    found = FORMATS[name]
+    if suffix != found.suffix:
+        raise ValueError(
+            f"`path` must end with {found.suffix!r} for format={name!r}. "
+            f"Received: path={str(path)!r}"
+            if found.suffix
+            else f"`path` must be a folder without a suffix for format={name!r}. "
+            f"Received: path={str(path)!r}"
+        )
+    return found
+
+
+def check_precision(found, precision):
+    """Raises ValueError unless the format can be written with `precision`."""
+    if precision not in found.tolerances:
+        raise ValueError(
+            f"`precision` must be one of {list(found.tolerances)} for {found.title}. "
+            f"Received: precision={precision!r}"
+        )
+
+
+def missing(found, verify):
+    """Packages that must be installed to write the format here, and to run it."""
+    runtimes = {"ai_edge_litert", "onnxruntime"}
+    return [
+        package
+        for module, package in found.needs.items()
+        if (verify or module not in runtimes) and importlib.util.find_spec(module) is None
+    ]
+
+
+def writer(found):
+    """The module with the format's `write` and `load`."""
+    return importlib.import_module(f"keras_internimage.exports.{found.writer}")
+
+
+def output_names(model):
+    """The names of a model's outputs, flattened: their keys, where it gives a dict."""
+    if isinstance(model.output, dict):
+        return sorted(model.output)
+    return list(model.output_names)

@@ -1,0 +1,34 @@
+"""OpenVINO IR, from ONNX, whose `DeformConv` OpenVINO cannot read."""
+
+import pathlib
+import tempfile
+
+from keras_internimage.exports import torch_files
+
+
+def write(model, path, options):
+    """Writes the model as `path` (.xml) and the file of weights beside it (.bin)."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = pathlib.Path(folder) / "model.onnx"
+        torch_files.write_onnx(model, onnx, options, deform_conv=False)
+        converted = openvino.convert_model(str(onnx))
+        openvino.save_model(converted, str(path), compress_to_fp16=options.precision == "float16")
+
+
+def load(path, format, threads=None):
+    """A function from a batch of images to the outputs by name, computed in float32."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = str(threads)
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def call(images):
+        found = compiled(images)
+        return {name: found[output] for name, output in zip(names, compiled.outputs, strict=True)}
+
+    return call

@@ -1,0 +1,215 @@
+"""Files of every format, from every backend, run in their own runtimes."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_internimage import InternImage, InternImageBackbone, export, preprocess_input
+from keras_internimage.exports import formats
+from keras_internimage.ops import dispatch
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+BACKEND = keras.config.backend()
+# Every backend writes every format once; what a writer can do besides is tested where it runs.
+by_torch = pytest.mark.skipif(BACKEND != "torch", reason="written by PyTorch")
+by_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="written by TensorFlow")
+OPTIONS = {"channels": 16, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
+
+
+def filled(model):
+    """Offsets and masks as after training, not zero."""
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if "offset_mask" in variable.path:
+            variable.assign(rng.normal(scale=0.3, size=variable.shape))
+    return model
+
+
+def classifier(input_shape=(64, 64, 3), **kwargs):
+    kwargs = {"classes": 7, "drop_path_rate": 0.1, **OPTIONS, **kwargs}
+    return filled(InternImage(weights=None, input_shape=input_shape, **kwargs))
+
+
+def scores(model, images):
+    return keras.ops.convert_to_numpy(model(images, training=False))
+
+
+def run(path, images):
+    target = formats.of(path)
+    return list(formats.writer(target).load(path, target.name)(images).values())
+
+
+def images(*shape):
+    return np.random.default_rng(1).normal(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize("name", ["model", "model.tflite", "model.onnx", "model.xml", "model.pt2"])
+def test_every_format_computes_what_the_model_does(tmp_path, name):
+    model = classifier()
+    assert export(model, tmp_path / name) == tmp_path / name
+    for batch in (1, 5):
+        x = images(batch, 64, 64, 3)
+        (found,) = run(tmp_path / name, x)
+        np.testing.assert_allclose(found, scores(model, x), atol=1e-5)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {name, "model.bin"} if name == "model.xml" else {name}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("model", marks=by_tensorflow),
+        pytest.param("model.onnx", marks=by_torch),
+        pytest.param("model.xml", marks=by_torch),
+        pytest.param("model.pt2", marks=by_torch),
+    ],
+)
+def test_any_size_of_image(tmp_path, name):
+    model = classifier((None, None, 3))
+    export(model, tmp_path / name)
+    for size in ((64, 64), (75, 49), (96, 128)):
+        x = images(2, *size, 3)
+        np.testing.assert_allclose(run(tmp_path / name, x)[0], scores(model, x), atol=1e-5)
+
+
+@by_torch
+def test_the_size_can_be_given(tmp_path):
+    model = classifier((None, None, 3))
+    export(model, tmp_path / "model.onnx", input_shape=(64, 96, 3), batch_size=2)
+    x = images(2, 64, 96, 3)
+    np.testing.assert_allclose(run(tmp_path / "model.onnx", x)[0], scores(model, x), atol=1e-5)
+
+
+@by_torch
+def test_onnx_has_one_standard_node_for_each_dcnv3(tmp_path):
+    import onnx
+
+    labels = [f"class {i}" for i in range(7)]
+    model = classifier(offset_scale=2.0, remove_center=True)
+    export(model, tmp_path / "model.onnx", labels=labels)
+    proto = onnx.load(tmp_path / "model.onnx")
+    kinds = [node.op_type for node in proto.graph.node]
+    assert kinds.count("DeformConv") == 4
+    assert {node.domain for node in proto.graph.node} <= {"", "ai.onnx"}
+    assert {entry.key: entry.value for entry in proto.metadata_props}["labels"].split(
+        "\n"
+    ) == labels
+    sizes = [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    assert sizes == ["batch", 64, 64, 3]
+
+
+@by_torch
+def test_onnx_by_gathers(tmp_path):
+    import onnx
+
+    model = classifier()
+    export(model, tmp_path / "model.onnx", deform_conv=False)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert "DeformConv" not in kinds
+    assert kinds & {"Gather", "GatherND", "GatherElements"}
+
+
+@by_tensorflow
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_litert_of_less_precision(tmp_path, precision):
+    model = classifier()
+    export(model, tmp_path / "full.tflite")
+    export(model, tmp_path / "less.tflite", precision=precision, batch_size=1)
+    x = images(1, 64, 64, 3)
+    (found,) = run(tmp_path / "less.tflite", x)
+    np.testing.assert_allclose(found, scores(model, x), atol=0.02)
+    full, less = ((tmp_path / f"{n}.tflite").stat().st_size for n in ("full", "less"))
+    assert less < 0.6 * full
+
+
+@by_tensorflow
+def test_litert_needs_nothing_but_builtins(tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    export(classifier(), tmp_path / "model.tflite", batch_size=1)
+    kinds = {o["op_name"] for o in Interpreter(str(tmp_path / "model.tflite"))._get_ops_details()}
+    assert not {kind for kind in kinds if kind.startswith("Flex") or "CUSTOM" in kind}
+    # What a matrix product on images leaves behind when the batch is unknown.
+    assert "REDUCE_PROD" not in kinds
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("model", marks=by_tensorflow),
+        pytest.param("model.onnx", marks=by_torch),
+        pytest.param("model.pt2", marks=by_torch),
+    ],
+)
+def test_a_pyramid_keeps_its_levels_names(tmp_path, name):
+    backbone = filled(InternImageBackbone(image_shape=(64, 64, 3), **OPTIONS))
+    model = keras.Model(backbone.inputs, backbone.pyramid_outputs)
+    export(model, tmp_path / name)
+    target = formats.of(tmp_path / name)
+    found = formats.writer(target).load(tmp_path / name, target.name)(images(1, 64, 64, 3))
+    sizes = {"P2": 16, "P3": 8, "P4": 4, "P5": 2}
+    if name == "model.pt2":  # where outputs have no names
+        assert [level.shape[1] for level in found.values()] == list(sizes.values())
+    else:
+        assert {key: level.shape[1] for key, level in found.items()} == sizes
+
+
+@by_tensorflow
+@pytest.mark.skipif(not dispatch.runs("native"), reason="there is no native operator")
+def test_a_native_saved_model_brings_its_library(tmp_path):
+    """And loads in a process that has TensorFlow only."""
+    model = classifier()
+    export(model, tmp_path / "model", native=True, include_preprocessing=True)
+    libraries = sorted(f.name for f in (tmp_path / "model" / "assets.extra").iterdir())
+    assert [name.split("-")[0].split(".")[0] for name in libraries] == [
+        "dcnv3_tensorflow",
+        "libdcnv3_core",
+    ]
+    content = (tmp_path / "model" / "saved_model.pb").read_bytes()
+    assert b"KerasInternimageDcnv3" in content
+    export(model, tmp_path / "portable", include_preprocessing=True)
+    assert b"KerasInternimageDcnv3" not in (tmp_path / "portable" / "saved_model.pb").read_bytes()
+    check_example("run_saved_model.py", tmp_path / "model", model)
+
+
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        pytest.param("model", "run_saved_model.py", marks=by_tensorflow),
+        pytest.param("model.tflite", "run_litert.py", marks=by_tensorflow),
+        pytest.param("model.onnx", "run_onnx.py", marks=by_torch),
+    ],
+)
+def test_examples_run_without_this_package(tmp_path, name, script):
+    model = classifier()
+    export(model, tmp_path / name, include_preprocessing=True)
+    check_example(script, tmp_path / name, model)
+
+
+def check_example(script, path, model):
+    """It names the class that the model does, in a process that cannot import this package."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
+    photograph = path.parent / "photo.png"
+    Image.fromarray(pixels).save(photograph)
+    blocker = (
+        "import runpy, sys\n"
+        "for name in ('keras_internimage', 'keras'): sys.modules[name] = None\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", blocker, EXAMPLES / script, path, photograph],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    assert result.returncode == 0, result.stderr
+    best = scores(model, preprocess_input(pixels[None]))[0].argmax()
+    assert f"photo.png: class {best}," in result.stdout

@@ -1,0 +1,67 @@
+"""What `export` refuses, and that nothing is left behind then."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_internimage import InternImage, export
+from keras_internimage.exports import cli, formats
+
+pytestmark = pytest.mark.skipif(keras.config.backend() != "torch", reason="no difference")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return InternImage(
+        channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), weights=None, input_shape=(32, 32, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("model.h5", {}, "suffix of `path`"),
+        ("model.onnx", {"format": "litert"}, "must end with '.tflite'"),
+        ("model", {"format": "coreml"}, "`format` must be"),
+        ("model.onnx", {"precision": "int4"}, "`precision` must be"),
+        ("model.onnx", {"native": True}, "`native=True` needs"),
+        ("model.onnx", {"calibration": np.zeros((1, 32, 32, 3))}, "`calibration` needs"),
+        ("model.onnx", {"input_shape": (32, 32)}, "`input_shape` must be"),
+        ("model.onnx", {"batch_size": 0}, "`batch_size` must be"),
+        ("no/such/folder/model.onnx", {}, "`path` must lie in a folder"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, model, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        export(model, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_must_be_built(tmp_path):
+    with pytest.raises(ValueError, match="`model` must be a built Keras model"):
+        export(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "model.onnx")
+
+
+def test_what_is_missing_is_named(tmp_path, model, monkeypatch):
+    monkeypatch.setitem(formats.FORMATS["onnx"].needs, "no_such_module", "no-such-package>=2")
+    with pytest.raises(ImportError, match='pip install "no-such-package>=2"'):
+        export(model, tmp_path / "model.onnx")
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path, model, monkeypatch):
+    target = formats.FORMATS["onnx"]
+    monkeypatch.setitem(target.tolerances, "float32", -1.0)
+    (tmp_path / "model.onnx").write_text("what was there before")
+    with pytest.raises(RuntimeError, match="nothing was written"):
+        export(model, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").read_text() == "what was there before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_command(tmp_path, model, capsys):
+    model.save(tmp_path / "model.keras")
+    arguments = [str(tmp_path / "model.keras"), str(tmp_path / "model.onnx")]
+    assert cli.main(arguments) == 0
+    assert "largest difference" in capsys.readouterr().out
+    assert cli.main([arguments[0], str(tmp_path / "model.h5")]) == 2
+    assert "suffix of `path`" in capsys.readouterr().err
