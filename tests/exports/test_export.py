@@ -129,6 +129,21 @@ def test_litert_of_less_precision(tmp_path, precision):
 
 
 @by_tensorflow
+def test_litert_calibrated(tmp_path):
+    """Activations are int8 as well, with scales from images of the user's."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    model, x = classifier(), images(4, 64, 64, 3)
+    options = {"precision": "int8", "batch_size": 1, "calibration": x}
+    export(model, tmp_path / "model.tflite", **options)
+    interpreter = Interpreter(str(tmp_path / "model.tflite"))
+    kinds = [detail["dtype"] for detail in interpreter.get_tensor_details()]
+    assert kinds.count(np.int8) > 2 * kinds.count(np.float32)
+    (found,) = run(tmp_path / "model.tflite", x[:1])
+    np.testing.assert_allclose(found, scores(model, x[:1]), atol=0.05)
+
+
+@by_tensorflow
 def test_litert_needs_nothing_but_builtins(tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 
