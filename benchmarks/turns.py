@@ -41,7 +41,8 @@ class Worker:
 
     Args:
         script: path of the script which calls `serve`.
-        side: dict that says what the process is, with at least `backend`.
+        side: dict that says what the process is, with at least `backend`; `environment` holds
+            environment variables of its own.
         threads: how many threads, and processors, it may use.
         verbose: whether its standard error is shown.
     """
@@ -53,6 +54,7 @@ class Worker:
             "TF_CPP_MIN_LOG_LEVEL": "3",
             **os.environ,
             **{name: str(threads) for name in _POOLS},
+            **side.get("environment", {}),
             "KERAS_BACKEND": side["backend"],
         }
         self.process = subprocess.Popen(
@@ -178,10 +180,10 @@ def _status(field):
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
-def add_arguments(parser, rounds):
+def add_arguments(parser, rounds, threads=1):
     """The options every script of this kind has."""
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
-    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--threads", type=int, default=threads, help="of each process")
     parser.add_argument("--rounds", type=int, default=rounds, help="turns of each process")
     parser.add_argument("--verbose", action="store_true", help="show what the workers print")
 

@@ -69,7 +69,8 @@ def export(
         batch_size: None for an unknown one.
         verify: run the file and compare its outputs with the model's, on several batches.
         native: leave the native operator in a SavedModel or a `.pt2`. The program that loads it
-            has to load the operator's library, which a SavedModel has in `assets.extra`.
+            has to load the operator's library first, which is in the SavedModel's `assets.extra`,
+            or in a folder `*.pt2.libraries` beside the program.
         calibration: for `int8`, some hundred images `(M, H, W, 3)` as the model takes them.
         include_preprocessing: the file takes uint8 RGB images and normalises them itself.
         labels: names of the classes, for formats with a place for them (ONNX).
@@ -180,13 +181,11 @@ def with_preprocessing(model):
 
 
 def size_of(path):
-    """Bytes of a file, or of all files in a folder; with OpenVINO's weights beside it."""
+    """Bytes of a file or folder, with what belongs to it: OpenVINO's weights, libraries."""
     path = pathlib.Path(path)
-    files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
-    beside = path.with_suffix(".bin")
-    if path.suffix == ".xml" and beside.exists():
-        files.append(beside)
-    return sum(f.stat().st_size for f in files)
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    found = [path, *path.rglob("*"), *beside, *formats.libraries(path).rglob("*")]
+    return sum(file.stat().st_size for file in set(found) if file.is_file())
 
 
 def _replace(temporary, path):

@@ -1,8 +1,14 @@
 """The file formats: what each is called, who writes it, who runs it, how exact it is."""
 
+import collections.abc
 import dataclasses
 import importlib.util
 import pathlib
+import shutil
+
+import keras
+
+from keras_internimage.ops import dispatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +29,22 @@ class Format:
     writer: str
     needs: dict
     tolerances: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """An exported file in its runtime, to be called with a batch of images.
+
+    `call` gives a dict of outputs by their names; `shape` is that of the images, with None where
+    any size will do, `dtype` the name of their type.
+    """
+
+    call: collections.abc.Callable
+    shape: tuple
+    dtype: str
+
+    def __call__(self, images):
+        return self.call(images)
 
 
 FORMATS = {
@@ -140,6 +162,37 @@ def missing(found, verify):
 def writer(found):
     """The module with the format's `write` and `load`."""
     return importlib.import_module(f"keras_internimage.exports.{found.writer}")
+
+
+def runner(path, **options):
+    """The `Runner` of an exported file; `options` are those of the runtime's `load`."""
+    return writer(of(path)).load(path, of(path).name, **options)
+
+
+def libraries(path):
+    """The folder for the native operator's libraries that belong to an exported file."""
+    path = pathlib.Path(path)
+    # In a SavedModel, TensorFlow's own place for files that belong to it.
+    return path.with_name(f"{path.name}.libraries") if path.suffix else path / "assets.extra"
+
+
+def copy_libraries(path, backend):
+    """Puts the native operator's libraries for `backend` where `libraries` says."""
+    from keras_internimage.custom_ops import build
+
+    libraries(path).mkdir(exist_ok=True)
+    library = build.find_or_build(backend)
+    # The kernels themselves are in a library that this one finds beside it.
+    for file in (library, *library.parent.glob("libdcnv3_core.*")):
+        shutil.copy(file, libraries(path))
+
+
+def load_libraries(path, backend, load):
+    """Calls `load` with the operator's library of an exported file, if there is one."""
+    # One library can be loaded once, which the current backend may have done.
+    if not (keras.backend.backend() == backend and dispatch.runs("native")):
+        for library in libraries(path).glob("dcnv3_*"):
+            load(str(library))
 
 
 def output_names(model):

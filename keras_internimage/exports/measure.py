@@ -1,6 +1,5 @@
 """Latency and size of an exported file."""
 
-import pathlib
 import time
 
 import numpy as np
@@ -13,27 +12,31 @@ def benchmark(path, input_shape=(224, 224, 3), batch_size=1, threads=None, round
 
     Args:
         path: what `export` wrote.
-        input_shape: `(height, width, channels)` of the images.
-        batch_size: images at a time.
-        threads: None for the runtime's own choice.
+        input_shape: `(height, width, channels)` of the images, for what the file leaves open.
+        batch_size: images at a time, likewise.
+        threads: None for the runtime's own choice. TensorFlow (SavedModel) and PyTorch (`.pt2`)
+            take it for the whole process, TensorFlow only before its first operation.
         rounds: number of timed runs, after two that are not.
 
     Returns:
         dict of `"milliseconds"`, the median of a run, and `"megabytes"`.
     """
-    path = pathlib.Path(path)
-    target = formats.of(path)
-    options = {} if target.name in ("saved_model", "torch") else {"threads": threads}
-    call = formats.writer(target).load(path, target.name, **options)
-    images = np.random.default_rng(0).normal(size=(batch_size, *input_shape)).astype("float32")
+    run = formats.runner(path, threads=threads)
+    shape = [
+        known or size for known, size in zip(run.shape, (batch_size, *input_shape), strict=True)
+    ]
+    images = np.random.default_rng(0).uniform(0, 255, shape).astype(run.dtype)
     durations = []
     for _ in range(rounds + 2):
         start = time.perf_counter()
-        call(images)
+        run(images)
         durations.append(time.perf_counter() - start)
     found = {
         "milliseconds": 1e3 * float(np.median(durations[2:])),
         "megabytes": door.size_of(path) / 1e6,
     }
-    print(f"{path}: {found['milliseconds']:.1f} ms, {found['megabytes']:.1f} MB")
+    print(
+        f"{path}: {found['milliseconds']:.1f} ms for {shape[0]} of {shape[1]}x{shape[2]} pixels, "
+        f"{found['megabytes']:.1f} MB"
+    )
     return found

@@ -3,7 +3,7 @@
 import pathlib
 import tempfile
 
-from keras_internimage.exports import torch_files
+from keras_internimage.exports import formats, torch_files
 
 
 def write(model, path, options):
@@ -17,11 +17,11 @@ def write(model, path, options):
         openvino.save_model(converted, str(path), compress_to_fp16=options.precision == "float16")
 
 
-def load(path, format, threads=None):
-    """A function from a batch of images to the outputs by name, computed in float32."""
+def load(path, format, threads=None, precision="f32"):
+    """The file's `Runner`, by OpenVINO's CPU plugin; None for the precision it chooses itself."""
     import openvino
 
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    settings = {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
@@ -31,4 +31,6 @@ def load(path, format, threads=None):
         found = compiled(images)
         return {name: found[output] for name, output in zip(names, compiled.outputs, strict=True)}
 
-    return call
+    (images,) = compiled.inputs
+    shape = tuple(d.get_length() if d.is_static else None for d in images.partial_shape)
+    return formats.Runner(call, shape, images.element_type.to_dtype().name)

@@ -1,18 +1,15 @@
 """SavedModel and LiteRT, written by Keras' TensorFlow backend."""
 
 import pathlib
-import shutil
 import tempfile
 
 import keras
 import numpy as np
 
 from keras_internimage.exports import formats
-from keras_internimage.ops import dispatch, tracing
+from keras_internimage.ops import tracing
 
 INPUT = "images"
-# TensorFlow's own place for files that belong to a SavedModel.
-LIBRARIES = "assets.extra"
 
 
 def write(model, path, options):
@@ -43,21 +40,15 @@ def _write_saved_model(model, path, options):
     # Not Keras' own way, which writes the weights twice.
     served = tf.Module()
     served.variables_ = [v.value for v in model.variables]
-    with tracing.native_ops() if options.native else tracing.portable_ops():
+    ops = tracing.litert_ops if options.format == "litert" else tracing.portable_ops
+    with tracing.native_ops() if options.native else ops():
         serve = _serving(model, options)
         served.serve = serve
         tf.saved_model.save(
             served, str(path), signatures={"serving_default": serve.get_concrete_function()}
         )
     if options.native:
-        from keras_internimage.custom_ops import build
-
-        folder = pathlib.Path(path) / LIBRARIES
-        folder.mkdir(exist_ok=True)
-        library = build.find_or_build("tensorflow")
-        # The kernels themselves are in a library that this one finds beside it.
-        for file in (library, *library.parent.glob("libdcnv3_core.*")):
-            shutil.copy(file, folder)
+        formats.copy_libraries(path, "tensorflow")
 
 
 def _write_litert(model, path, options):
@@ -79,42 +70,41 @@ def _write_litert(model, path, options):
 
 
 def load(path, format, threads=None, delegate=True):
-    """A function from a batch of images to the list of outputs, computed by the file's runtime."""
+    """The file's `Runner`, by TensorFlow or LiteRT, the latter with XNNPACK or without."""
     if format == "saved_model":
-        return _load_saved_model(path)
+        return _load_saved_model(path, threads)
     return _load_litert(path, threads, delegate)
 
 
-def _load_saved_model(path):
+def _load_saved_model(path, threads):
     import tensorflow as tf
 
-    # TensorFlow wants a library loaded once, which the current backend may have done.
-    if not (keras.backend.backend() == "tensorflow" and dispatch.runs("native")):
-        for library in (pathlib.Path(path) / LIBRARIES).glob("dcnv3_*"):
-            tf.load_op_library(str(library))
+    if threads is not None:  # of the whole process, and only before TensorFlow computes anything
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    formats.load_libraries(path, "tensorflow", tf.load_op_library)
     loaded = tf.saved_model.load(str(path))
     serve = loaded.signatures["serving_default"]
-    names = list(serve.structured_outputs)
+    (spec,) = serve.structured_input_signature[1].values()
 
-    def call(images):
-        found = serve(tf.constant(images))
-        return {name: found[name].numpy() for name in names}
+    def call(images, _variables=loaded):  # they live as long as this
+        return {name: output.numpy() for name, output in serve(tf.constant(images)).items()}
 
-    call.keeps = loaded  # its variables live as long as this
-    return call
+    return formats.Runner(call, tuple(spec.shape), spec.dtype.name)
 
 
 def _load_litert(path, threads, delegate):
     from ai_edge_litert import interpreter
 
     kind = interpreter.OpResolverType
-    found = interpreter.Interpreter(
+    runner = interpreter.Interpreter(
         model_path=str(path),
         num_threads=threads,
         experimental_op_resolver_type=kind.AUTO
         if delegate
         else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    ).get_signature_runner()
+    ((name, details),) = runner.get_input_details().items()
+    shape = tuple(None if size < 0 else int(size) for size in details["shape_signature"])
+    return formats.Runner(
+        lambda images: runner(**{name: images}), shape, np.dtype(details["dtype"]).name
     )
-    runner = found.get_signature_runner()
-    (name,) = runner.get_input_details()
-    return lambda images: runner(**{name: images})

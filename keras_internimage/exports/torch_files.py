@@ -1,13 +1,8 @@
 """ONNX and `torch.export` programs, written by Keras' PyTorch backend."""
 
-import contextlib
-import logging
-import warnings
-
-import keras
 import numpy as np
 
-from keras_internimage.exports import formats
+from keras_internimage.exports import formats, torch_program
 from keras_internimage.ops import tracing
 
 INPUT = "images"
@@ -21,41 +16,14 @@ def write(model, path, options):
     return write_onnx(model, path, options, options.deform_conv)
 
 
-def _program(model, options):
-    """The model as a `torch.export` program from images to a tuple of outputs."""
-    import torch
-
-    class Module(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, images):
-            return tuple(keras.tree.flatten(self.model(images, training=False)))
-
-    # An example; PyTorch would take an unknown size of 1 for a known one.
-    sizes = [64 if size is None else size for size in model.input_shape[1:]]
-    images = torch.zeros(
-        (options.batch_size or 2, *sizes),
-        dtype=getattr(torch, keras.backend.standardize_dtype(model.inputs[0].dtype)),
-        device=model.variables[0].value.device,
-    )
-    unknown = {} if options.batch_size else {0: torch.export.Dim("batch")}
-    for axis, size in enumerate(model.input_shape[1:3], start=1):
-        if size is None:
-            unknown[axis] = torch.export.Dim.AUTO
-    with torch.no_grad(), _quiet():
-        return torch.export.export(
-            Module().eval(), (images,), dynamic_shapes=(unknown,), strict=False
-        )
-
-
 def _write_program(model, path, options):
     import torch
 
     with tracing.native_ops() if options.native else tracing.portable_ops():
-        program = _program(model, options)
+        program = torch_program.trace(model, options)
     torch.export.save(program, str(path))
+    if options.native:
+        formats.copy_libraries(path, "torch")
 
 
 def write_onnx(model, path, options, deform_conv):
@@ -83,10 +51,10 @@ def write_onnx(model, path, options, deform_conv):
 
     table = {}
     with tracing.deform_conv_ops() if deform_conv else tracing.portable_ops():
-        program = _program(model, options)
+        program = torch_program.trace(model, options)
     if deform_conv:
         table[torch.ops.keras_internimage.deform_conv.default] = translation
-    with _quiet():
+    with torch_program.quiet():
         written = torch.onnx.export(
             program,
             dynamo=True,
@@ -122,24 +90,32 @@ def _describe(path, model, options):
     onnx.save(proto, str(path))
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Without the exporter's remarks about libraries that are not there."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def load(path, format, threads=None):
-    """A function from a batch of images to the outputs by name, computed by the file's runtime."""
-    if format == "torch":
-        return _load_program(path)
+    """The file's `Runner`, by PyTorch or ONNX Runtime."""
+    return {"torch": _load_program, "onnx": _load_onnx}[format](path, threads)
+
+
+def _load_program(path, threads):
+    import torch
+
+    if threads is not None:  # of the whole process
+        torch.set_num_threads(threads)
+    formats.load_libraries(path, "torch", torch.ops.load_library)
+    program = torch.export.load(str(path))
+    module = program.module()
+    (name,) = program.graph_signature.user_inputs
+    images = next(node for node in program.graph.nodes if node.name == name).meta["val"]
+    shape = tuple(size if isinstance(size, int) else None for size in images.shape)
+
+    def call(images):
+        with torch.no_grad():
+            outputs = module(torch.from_numpy(images))
+        return {f"output_{i}": output.numpy() for i, output in enumerate(outputs)}
+
+    return formats.Runner(call, shape, str(images.dtype).removeprefix("torch."))
+
+
+def _load_onnx(path, threads):
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -147,22 +123,13 @@ def load(path, format, threads=None):
         settings.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-
-    def call(images):
-        found = session.run(names, {session.get_inputs()[0].name: images})
-        return dict(zip(names, found, strict=True))
-
-    return call
-
-
-def _load_program(path):
-    import torch
-
-    module = torch.export.load(str(path)).module()
-
-    def call(images):
-        with torch.no_grad():
-            outputs = module(torch.from_numpy(images))
-        return {f"output_{i}": output.numpy() for i, output in enumerate(outputs)}
-
-    return call
+    (images,) = session.get_inputs()
+    shape = tuple(size if isinstance(size, int) else None for size in images.shape)
+    dtype = {"tensor(float)": "float32"}.get(images.type, images.type[len("tensor(") : -1])
+    return formats.Runner(
+        lambda images_: dict(
+            zip(names, session.run(names, {images.name: images_}), strict=True)
+        ),
+        shape,
+        dtype,
+    )

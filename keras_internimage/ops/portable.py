@@ -99,9 +99,11 @@ def sample_and_sum(inputs, offset, mask, geometry, mask_activation, gather_sum=g
     # Lists, for torch.compile would take NumPy's arrays for tensors.
     grid = geometry.grid() * groups
     grid_x, grid_y = [x for x, _ in grid], [y for _, y in grid]
-    offset = ops.reshape(offset, (batch, out_height, out_width, samples, 2))
-    x, u = _split(offset[..., 0], grid_x, geometry.offset_scale)
-    y, v = _split(offset[..., 1], grid_y, geometry.offset_scale)
+    # Slices with a stride would be slower in exported files.
+    pair = ops.split(ops.transpose(ops.reshape(offset, (-1, 2))), 2, axis=0)
+    x, y = (ops.reshape(o, (batch, out_height, out_width, samples)) for o in pair)
+    x, u = _split(x, grid_x, geometry.offset_scale)
+    y, v = _split(y, grid_y, geometry.offset_scale)
     x = _clip(x + _origins(out_width, grid_x, geometry, axis=1), -2, width) + 2
     y = y + _origins(out_height, grid_y, geometry, axis=0)[:, None, :]
     y = _clip(y, -2, height) + 2

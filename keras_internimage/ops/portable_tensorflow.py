@@ -6,6 +6,7 @@
 - The gradient of `tf.gather` is `tf.math.unsorted_segment_sum`, by far the slowest part of a
   training step. On a CPU without XLA, the gradient is instead the product of a sparse matrix and
   the upstream gradient, image after image, and gathers once more rather than keeping the pixels.
+- LiteRT computes a batched product of matrices this small one by one: there, the sum is one.
 """
 
 import sys
@@ -13,7 +14,11 @@ import sys
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from keras_internimage.ops import tracing
+
 _PIECES = 8
+# Numbers that LiteRT gathers at once: slices cost it time, what is gathered memory.
+_LITERT_PIECE = 1 << 24
 
 
 def gather_sum(rows, index, weights, images):
@@ -25,6 +30,8 @@ def gather_sum(rows, index, weights, images):
         weights: `(R, K)`.
         images: Number of images, scalar; of both `M` and `R`, each image has an equal share.
     """
+    if not tf.executing_eagerly() and tracing.for_litert():
+        return _for_litert(rows, index, weights)
     if _plain_cpu():
         return _with_sparse_gradient(images)(rows, index, weights)
     return _forward(rows, index, weights)
@@ -70,6 +77,19 @@ def _forward(rows, index, weights):
 
 def _product(rows, index, weights):
     return tf.matmul(weights[:, None, :], tf.gather(rows, index))[:, 0]
+
+
+def _for_litert(rows, index, weights):
+    # Where the number of samples is unknown, that of images is, and as a rule small.
+    length = index.shape[0] or 1
+    pieces = -(-length * index.shape[1] * rows.shape[1] // _LITERT_PIECE)
+    if pieces == 1:
+        return tf.reduce_sum(weights[..., None] * tf.gather(rows, index), axis=1)
+    sizes = [length * (i + 1) // pieces - length * i // pieces for i in range(pieces)]
+    parts = zip(tf.split(index, sizes), tf.split(weights, sizes), strict=True)
+    return tf.concat(
+        [tf.reduce_sum(w[..., None] * tf.gather(rows, i), axis=1) for i, w in parts], axis=0
+    )
 
 
 def _with_sparse_gradient(images):

@@ -50,6 +50,13 @@ def native_ops():
 
 
 @contextlib.contextmanager
+def litert_ops():
+    """As `portable_ops`, with the operations that LiteRT computes fastest."""
+    with _set("litert"):
+        yield
+
+
+@contextlib.contextmanager
 def deform_conv_ops():
     """Within it, DCNv3 is one `deform_conv.NAME` in what PyTorch exports."""
     with _set("deform_conv"):
@@ -70,7 +77,14 @@ def must_be():
     chosen = _chosen()
     if chosen is None:
         return "portable" if _exporting() else None
-    return None if chosen == "native" else chosen
+    return {"native": None, "litert": "portable"}.get(chosen, chosen)
+
+
+def for_litert():
+    """Whether what is traced becomes a LiteRT file."""
+    return _chosen() == "litert" or (
+        _chosen() is None and _called_by(("keras.src.export.litert", "tensorflow.lite.python."))
+    )
 
 
 def _chosen():
@@ -93,13 +107,13 @@ def _exporting():
 
         if tf.executing_eagerly():
             return False
-    return _called_by_an_exporter()
+    return _called_by(_EXPORTERS)
 
 
-def _called_by_an_exporter():
+def _called_by(modules):
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(_EXPORTERS):
+        if frame.f_globals.get("__name__", "").startswith(modules):
             return True
         frame = frame.f_back
     return False

@@ -1,0 +1,94 @@
+"""A model as a `torch.export` program, tidied: what PyTorch leaves in it costs time and space."""
+
+import contextlib
+import logging
+import warnings
+
+import keras
+
+
+def trace(model, options):
+    """The model as a `torch.export.ExportedProgram` from images to a tuple of outputs."""
+    import torch
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            return tuple(keras.tree.flatten(self.model(images, training=False)))
+
+    # An example; PyTorch would take an unknown size of 1 for a known one.
+    sizes = [64 if size is None else size for size in model.input_shape[1:]]
+    images = torch.zeros(
+        (options.batch_size or 2, *sizes),
+        dtype=getattr(torch, keras.backend.standardize_dtype(model.inputs[0].dtype)),
+        device=model.variables[0].value.device,
+    )
+    unknown = {} if options.batch_size else {0: torch.export.Dim("batch")}
+    for axis, size in enumerate(model.input_shape[1:3], start=1):
+        if size is None:
+            unknown[axis] = torch.export.Dim.AUTO
+    with torch.no_grad(), quiet():
+        program = torch.export.export(
+            Module().eval(), (images,), dynamic_shapes=(unknown,), strict=False
+        )
+    _take_parameters_for_constants(program)
+    _remove_what_does_nothing(program)
+    return program
+
+
+def _take_parameters_for_constants(program):
+    """Uses the parameters, by their names, where the trace has Keras' variables as constants.
+
+    Each weight would be in the file twice otherwise.
+    """
+    signature, graph = program.graph_signature, program.graph_module.graph
+    nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    parameters = {
+        program.state_dict[name].data_ptr(): nodes[argument]
+        for argument, name in signature.inputs_to_parameters.items()
+    }
+    for argument, name in signature.inputs_to_lifted_tensor_constants.items():
+        parameter = parameters.get(program.constants[name].data_ptr())
+        if parameter is not None:
+            nodes[argument].replace_all_uses_with(parameter)
+            graph.erase_node(nodes[argument])
+            del program.constants[name]
+            signature.input_specs[:] = [
+                spec for spec in signature.input_specs if spec.arg.name != argument
+            ]
+    graph.lint()
+    program.graph_module.recompile()
+
+
+def _remove_what_does_nothing(program):
+    """Removes conversions to the type a tensor has already, and the assertions before them."""
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif node.target in (aten.to.dtype_layout, aten.to.dtype):
+            old, new = node.args[0].meta["val"], node.meta["val"]
+            if (old.dtype, old.device) == (new.dtype, new.device):
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+    graph.lint()
+    program.graph_module.recompile()
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without the exporter's remarks about libraries that are not there."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
