@@ -20,11 +20,15 @@ def main(folder, *photographs):
     serve = tf.saved_model.load(folder).signatures["serving_default"]
     (spec,) = serve.structured_input_signature[1].values()
     size = [side or 224 for side in spec.shape[1:3]]
+    names = pathlib.Path(folder, "assets.extra", "labels.txt")
+    labels = names.read_text().splitlines() if names.exists() else []
     for path in photographs:
         image = Image.open(path).convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC)
         (scores,) = serve(tf.constant(np.asarray(image)[None])).values()
         best = int(np.argmax(scores))
-        print(f"{path}: class {best}, {float(scores[0, best]):.1%}")
+        print(
+            f"{path}: {labels[best] if labels else f'class {best}'}, {float(scores[0, best]):.1%}"
+        )
 
 
 if __name__ == "__main__":

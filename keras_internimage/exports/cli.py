@@ -4,6 +4,7 @@ Exits with 0, or with 2 and one line on standard error for what cannot be done.
 """
 
 import argparse
+import pathlib
 import sys
 
 
@@ -18,7 +19,7 @@ def _parser():
         "out", help="ends in .tflite, .onnx, .xml or .pt2; or a folder, for a SavedModel"
     )
     parser.add_argument("--format", choices=list(FORMATS), help="default: by the suffix of OUT")
-    parser.add_argument("--precision", default="float32", help="float32, float16 or int8")
+    parser.add_argument("--precision", default="float32", help="float32, float16, bfloat16 or int8")
     parser.add_argument(
         "--size",
         nargs=2,
@@ -26,6 +27,8 @@ def _parser():
         help="of the images; 0 for an unknown one (default: the model's)",
     )
     parser.add_argument("--batch-size", type=int, help="default: unknown")
+    parser.add_argument("--calibration", metavar="NPY", help="file of images, for int8")
+    parser.add_argument("--labels", metavar="TXT", help="file of the classes' names, one a line")
     parser.add_argument("--preprocessing", action="store_true", help="take uint8 RGB images")
     parser.add_argument("--native", action="store_true", help="keep the native operator")
     parser.add_argument("--no-deform-conv", action="store_true", help="ONNX without DeformConv")
@@ -52,6 +55,8 @@ def _load(name):
 
 def main(argv=None):
     arguments = _parser().parse_args(argv)
+    import numpy as np
+
     from keras_internimage.checkpoints.errors import CheckpointError
     from keras_internimage.exports import export
 
@@ -68,7 +73,9 @@ def main(argv=None):
             batch_size=arguments.batch_size,
             verify=not arguments.no_verify,
             native=arguments.native,
+            calibration=arguments.calibration and np.load(arguments.calibration),
             include_preprocessing=arguments.preprocessing,
+            labels=arguments.labels and pathlib.Path(arguments.labels).read_text().splitlines(),
             deform_conv=not arguments.no_deform_conv,
         )
     except (ValueError, OSError, ImportError, RuntimeError, CheckpointError) as error:

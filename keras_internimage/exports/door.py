@@ -10,8 +10,10 @@ import time
 import keras
 import numpy as np
 
-from keras_internimage.exports import elsewhere, formats
+from keras_internimage.exports import changed, elsewhere, formats
 from keras_internimage.exports import verify as verification
+
+LITERT_MEGABYTES = 2**31 / 1e6  # the file's addresses have 31 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +48,11 @@ def export(
 
     | `format` | `path` | unknown sizes | `precision` |
     | --- | --- | --- | --- |
-    | `"saved_model"` | a folder | batch, image | `float32` |
+    | `"saved_model"` | a folder | batch, image | `float32`, `bfloat16` |
     | `"litert"` | `*.tflite` | batch, or none | `float32`, `float16`, `int8` |
     | `"onnx"` | `*.onnx` | batch, image | `float32` |
     | `"openvino"` | `*.xml` (and `*.bin`) | batch, image | `float32`, `float16` |
-    | `"torch"` | `*.pt2` | batch, image | `float32` |
+    | `"torch"` | `*.pt2` | batch, image | `float32`, `bfloat16` |
 
     The file holds no operation of this package, whichever computes DCNv3 in the model: in ONNX
     and OpenVINO it is one `DeformConv`, elsewhere gathers and products. A model of one backend goes
@@ -63,17 +65,23 @@ def export(
         path: the file, or folder of a SavedModel, replaced if it exists.
         format: None for what the suffix of `path` tells.
         precision: of the weights; see the table. `int8` without `calibration` quantises weights
-            only, and activations while it runs.
+            only, and activations while it runs. `bfloat16` computes in it as well, but for
+            sampling positions.
         input_shape: `(height, width, 3)` of the images; None for a size that is to be unknown.
             The model's own if None.
         batch_size: None for an unknown one.
-        verify: run the file and compare its outputs with the model's, on several batches.
+        verify: run the file and compare its outputs with the model's, on noise and photographs,
+            in several sizes where it takes them; with `calibration`, on its images.
         native: leave the native operator in a SavedModel or a `.pt2`. The program that loads it
             has to load the operator's library first, which is in the SavedModel's `assets.extra`,
             or in a folder `*.pt2.libraries` beside the program.
-        calibration: for `int8`, some hundred images `(M, H, W, 3)` as the model takes them.
+        calibration: for `int8`, some hundred images `(M, H, W, 3)` as the file takes them: uint8
+            with `include_preprocessing`, otherwise as the model does. Products and convolutions
+            are then int8 between scales known beforehand; sampling positions stay float32.
         include_preprocessing: the file takes uint8 RGB images and normalises them itself.
-        labels: names of the classes, for formats with a place for them (ONNX).
+        labels: names of the classes, kept in the file: ONNX's metadata, OpenVINO's model info,
+            `labels.txt` in a SavedModel's `assets.extra`, in the archive after a LiteRT model
+            and among a PyTorch program's extra files.
         deform_conv: for ONNX and OpenVINO, whether DCNv3 may be a `DeformConv` (opset 19).
         verbose: print what is done.
 
@@ -90,36 +98,40 @@ def export(
     target = formats.of(path, format)
     formats.check_precision(target, precision)
     _check(model, path, target, native, calibration, precision, input_shape, batch_size)
-    lacking = formats.missing(target, verify)
+    lacking = formats.missing(target, verify, calibration is not None)
     if lacking:
         raise ImportError(
             f"{target.title} needs packages that are not installed: pip install "
             + " ".join(f'"{package}"' for package in lacking)
         )
     say = print if verbose else lambda *_: None
+    if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
+        model = changed.with_input_shape(model, input_shape)
+    if include_preprocessing:
+        model = changed.with_preprocessing(model)
+    _check_sizes(model, target, precision, batch_size, calibration, labels)
     options = Options(
         target.name,
         precision,
         batch_size,
         native,
-        None if calibration is None else np.asarray(calibration, "float32"),
-        None if labels is None else tuple(labels),
+        None if calibration is None else np.asarray(calibration),
+        None if labels is None else tuple(map(str, labels)),
         deform_conv,
     )
-    if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
-        model = with_input_shape(model, input_shape)
-    if include_preprocessing:
-        model = with_preprocessing(model)
+    written = changed.with_dtype(model, precision) if precision == "bfloat16" else model
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = pathlib.Path(folder) / path.name
         start = time.perf_counter()
         say(f"Writing {path} ({target.title}, {precision}) ...")
         if keras.backend.backend() == target.backend:
-            formats.writer(target).write(model, temporary, options)
+            formats.writer(target).write(written, temporary, options)
         else:
-            elsewhere.write(model, temporary, options, target.backend)
+            say(f"  by Keras' {target.backend} backend, in a process of its own")
+            elsewhere.write(written, temporary, options, target.backend)
         say(f"  {size_of(temporary) / 1e6:.1f} MB after {time.perf_counter() - start:.0f} s")
         if verify:
+            say("Running it ...")
             verification.check(model, temporary, target, options, say)
         _replace(temporary, path)
     return path
@@ -158,32 +170,42 @@ def _check(model, path, target, native, calibration, precision, input_shape, bat
         )
 
 
-def with_input_shape(model, input_shape):
-    """The same model and weights for images of another size."""
-    changed = keras.models.clone_model(model, input_tensors=keras.Input(tuple(input_shape)))
-    changed.set_weights(model.get_weights())
-    return changed
-
-
-def with_preprocessing(model):
-    """The model with ImageNet's normalisation before it, for uint8 images."""
-    from keras_internimage import preprocessing
-
-    mean, deviation = (np.asarray(v, "float64") for v in (preprocessing.MEAN, preprocessing.STD))
-    normalise = keras.layers.Rescaling(
-        scale=(1 / (255 * deviation)).tolist(),
-        offset=(-mean / deviation).tolist(),
-        dtype="float32",
-    )
-    images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
-    changed = keras.Model(images, model(normalise(images)), name=model.name)
-    return changed
+def _check_sizes(model, target, precision, batch_size, calibration, labels):
+    """Checks what depends on the images the file will take, and on the model's size."""
+    shape = tuple(model.input_shape[1:])
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    if target.name == "litert":
+        if None in shape:
+            raise ValueError(
+                "`input_shape` must give height and width for LiteRT, whose files have fixed "
+                f"image sizes. Received: model.input_shape={model.input_shape}"
+            )
+        megabytes = model.count_params() * {"float32": 4, "float16": 2, "int8": 1}[precision] / 1e6
+        if megabytes > LITERT_MEGABYTES:
+            raise ValueError(
+                f"A LiteRT file must be smaller than {LITERT_MEGABYTES} MB; a smaller `precision` "
+                f"or ONNX may do. Received: precision={precision!r}, {megabytes:.0f} MB of weights"
+            )
+    if calibration is not None:
+        found = np.asarray(calibration)
+        if found.shape[1:] != shape or len(found) < (batch_size or 1) or found.dtype != dtype:
+            raise ValueError(
+                f"`calibration` must be {dtype} images of the shape {('M', *shape)}, at least as "
+                f"many as `batch_size`. Received: shape={found.shape}, dtype={found.dtype}"
+            )
+    scores = [output.shape[-1] for output in keras.tree.flatten(model.outputs)]
+    if labels is not None and len(labels) not in scores:
+        raise ValueError(
+            f"`labels` must be as many as the model's scores, {scores[0]}. "
+            f"Received: {len(labels)} labels"
+        )
 
 
 def size_of(path):
-    """Bytes of a file or folder, with what belongs to it: OpenVINO's weights, libraries."""
+    """Bytes of a file or folder, with what belongs to it: large weights, libraries."""
     path = pathlib.Path(path)
     beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    beside.append(path.with_name(f"{path.name}.data"))
     found = [path, *path.rglob("*"), *beside, *formats.libraries(path).rglob("*")]
     return sum(file.stat().st_size for file in set(found) if file.is_file())
 

@@ -18,8 +18,7 @@ class Format:
     `backend` is Keras' backend that writes it, `writer` and `runtime` are the modules of this
     package with `write` and `load`, `needs` the modules that must be installed to write and to run
     it, by the packages that bring them. `tolerances` gives, for each precision that can be
-    written, the largest difference from the Keras model that is accepted, relative to its largest
-    output where that is above 1; None where only the first of the scores has to be the same.
+    written, the largest difference from the Keras model that is accepted; see `verify.difference`.
     """
 
     name: str
@@ -57,7 +56,7 @@ FORMATS = {
             "tensorflow",
             "tensorflow_files",
             {"tensorflow": "tensorflow"},
-            {"float32": 1e-5},
+            {"float32": 1e-5, "bfloat16": 0.1},
         ),
         Format(
             "litert",
@@ -66,7 +65,7 @@ FORMATS = {
             "tensorflow",
             "tensorflow_files",
             {"tensorflow": "tensorflow", "ai_edge_litert": "ai-edge-litert"},
-            {"float32": 1e-5, "float16": 2e-3, "int8": None},
+            {"float32": 1e-5, "float16": 2e-3, "int8": 0.2},
         ),
         Format(
             "onnx",
@@ -103,7 +102,7 @@ FORMATS = {
             "torch",
             "torch_files",
             {"torch": "torch"},
-            {"float32": 1e-5},
+            {"float32": 1e-5, "bfloat16": 0.1},
         ),
     )
 }
@@ -149,12 +148,15 @@ def check_precision(found, precision):
         )
 
 
-def missing(found, verify):
+def missing(found, verify, calibrated):
     """Packages that must be installed to write the format here, and to run it."""
     runtimes = {"ai_edge_litert", "onnxruntime"}
+    needs = dict(found.needs)
+    if calibrated:
+        needs["ai_edge_quantizer"] = "ai-edge-quantizer"
     return [
         package
-        for module, package in found.needs.items()
+        for module, package in needs.items()
         if (verify or module not in runtimes) and importlib.util.find_spec(module) is None
     ]
 
@@ -200,3 +202,15 @@ def output_names(model):
     if isinstance(model.output, dict):
         return sorted(model.output)
     return list(model.output_names)
+
+
+def outputs(model, images):
+    """The model's outputs, flattened; what has half precision in float32."""
+    found = keras.tree.flatten(model(images, training=False))
+    half = ("float16", "bfloat16")
+    return [
+        keras.ops.cast(output, "float32")
+        if keras.backend.standardize_dtype(output.dtype) in half
+        else output
+        for output in found
+    ]

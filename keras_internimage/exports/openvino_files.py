@@ -14,6 +14,8 @@ def write(model, path, options):
         onnx = pathlib.Path(folder) / "model.onnx"
         torch_files.write_onnx(model, onnx, options, deform_conv=False)
         converted = openvino.convert_model(str(onnx))
+        if options.labels is not None:
+            converted.set_rt_info("\n".join(options.labels), ["model_info", "labels"])
         openvino.save_model(converted, str(path), compress_to_fp16=options.precision == "float16")
 
 

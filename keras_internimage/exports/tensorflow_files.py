@@ -1,15 +1,19 @@
 """SavedModel and LiteRT, written by Keras' TensorFlow backend."""
 
+import contextlib
+import io
 import pathlib
 import tempfile
+import warnings
+import zipfile
 
-import keras
 import numpy as np
 
 from keras_internimage.exports import formats
 from keras_internimage.ops import tracing
 
 INPUT = "images"
+LABELS = "labels.txt"
 
 
 def write(model, path, options):
@@ -28,8 +32,7 @@ def _serving(model, options):
 
     @tf.function(input_signature=[spec], autograph=False)
     def serve(images):
-        outputs = keras.tree.flatten(model(images, training=False))
-        return dict(zip(formats.output_names(model), outputs, strict=True))
+        return dict(zip(formats.output_names(model), formats.outputs(model, images), strict=True))
 
     return serve
 
@@ -39,14 +42,16 @@ def _write_saved_model(model, path, options):
 
     # Not Keras' own way, which writes the weights twice.
     served = tf.Module()
-    served.variables_ = [v.value for v in model.variables]
     ops = tracing.litert_ops if options.format == "litert" else tracing.portable_ops
     with tracing.native_ops() if options.native else ops():
         serve = _serving(model, options)
-        served.serve = serve
-        tf.saved_model.save(
-            served, str(path), signatures={"serving_default": serve.get_concrete_function()}
-        )
+        served.serve, function = serve, serve.get_concrete_function()
+        served.variables_ = list(function.graph.variables)
+        tf.saved_model.save(served, str(path), signatures={"serving_default": function})
+    if options.labels is not None and options.format == "saved_model":
+        folder = formats.libraries(path)
+        folder.mkdir(exist_ok=True)
+        (folder / LABELS).write_text("\n".join(options.labels))
     if options.native:
         formats.copy_libraries(path, "tensorflow")
 
@@ -58,15 +63,46 @@ def _write_litert(model, path, options):
     with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, folder, options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        if options.precision != "float32":
+        if options.precision != "float32" and options.calibration is None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if options.precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if options.calibration is not None:
-            images = np.asarray(options.calibration, "float32")
-            converter.representative_dataset = lambda: ([image[None]] for image in images)
         content = converter.convert()
+    if options.calibration is not None:
+        content = _quantised(content, options)
     pathlib.Path(path).write_bytes(content)
+    if options.labels is not None:
+        # LiteRT's own place for files that belong to a model: an archive after the model.
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(LABELS, "\n".join(options.labels))
+
+
+def _quantised(content, options):
+    """A float32 file with int8 products and convolutions, between scales from the images.
+
+    TensorFlow's converter would quantise all: sampling positions too, which have to be exact to a
+    fraction of a pixel, and the scores would have nothing to do with the model's.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+
+    found = quantizer.Quantizer(content)
+    names = qtyping.TFLOperationName
+    for name in (names.FULLY_CONNECTED, names.CONV_2D, names.DEPTHWISE_CONV_2D):
+        found.add_static_config(
+            regex=".*", operation_name=name, activation_num_bits=8, weight_num_bits=8
+        )
+    size = options.batch_size or 1
+    images = options.calibration[: len(options.calibration) // size * size]
+    batches = images.reshape(-1, size, *images.shape[1:])
+    said = io.StringIO()  # reports and progress of steps of a second
+    with (
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        scales = found.calibrate({"serving_default": [{INPUT: batch} for batch in batches]})
+        return bytes(found.quantize(scales).quantized_model)
 
 
 def load(path, format, threads=None, delegate=True):

@@ -1,5 +1,7 @@
 """ONNX and `torch.export` programs, written by Keras' PyTorch backend."""
 
+import re
+
 import numpy as np
 
 from keras_internimage.exports import formats, torch_program
@@ -21,7 +23,8 @@ def _write_program(model, path, options):
 
     with tracing.native_ops() if options.native else tracing.portable_ops():
         program = torch_program.trace(model, options)
-    torch.export.save(program, str(path))
+    extra = None if options.labels is None else {"labels.txt": "\n".join(options.labels)}
+    torch.export.save(program, str(path), extra_files=extra)
     if options.native:
         formats.copy_libraries(path, "torch")
 
@@ -64,30 +67,27 @@ def write_onnx(model, path, options, deform_conv):
             custom_translation_table=table,
             verbose=False,
         )
-        written.save(str(path))
+        _describe(written.model, options)
+        written.save(str(path))  # with the weights in a file beside it if they are above 2 GB
     onnx.checker.check_model(str(path), full_check=True)
-    _describe(path, model, options)
 
 
-def _describe(path, model, options):
-    """Names the sizes, and the classes where they are known."""
-    import onnx
-
-    proto = onnx.load(str(path))
-    names = ("batch", "height", "width")
-    for dimension, name in zip(
-        proto.graph.input[0].type.tensor_type.shape.dim, names, strict=False
-    ):
-        if dimension.dim_param:
-            old = dimension.dim_param
-            for value in (*proto.graph.input, *proto.graph.output):
-                for other in value.type.tensor_type.shape.dim:
-                    if other.dim_param == old:
-                        other.dim_param = name
+def _describe(model, options):
+    """Names the unknown sizes, and the classes where they are known."""
+    (images,) = model.graph.inputs
+    names = {
+        str(size.value): name
+        for size, name in zip(images.shape, ("batch", "height", "width", ""), strict=True)
+        if not isinstance(size, int) and name
+    }
+    old = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+    values = [*model.graph.inputs, *(o for node in model.graph.all_nodes() for o in node.outputs)]
+    for value in values if names else ():
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int) and size.value is not None:
+                value.shape[axis] = old.sub(lambda found: names[found[0]], str(size.value))
     if options.labels is not None:
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = "labels", "\n".join(options.labels)
-    onnx.save(proto, str(path))
+        model.metadata_props["labels"] = "\n".join(options.labels)
 
 
 def load(path, format, threads=None):
@@ -127,9 +127,7 @@ def _load_onnx(path, threads):
     shape = tuple(size if isinstance(size, int) else None for size in images.shape)
     dtype = {"tensor(float)": "float32"}.get(images.type, images.type[len("tensor(") : -1])
     return formats.Runner(
-        lambda images_: dict(
-            zip(names, session.run(names, {images.name: images_}), strict=True)
-        ),
+        lambda images_: dict(zip(names, session.run(names, {images.name: images_}), strict=True)),
         shape,
         dtype,
     )

@@ -6,6 +6,8 @@ import warnings
 
 import keras
 
+from keras_internimage.exports import formats
+
 
 def trace(model, options):
     """The model as a `torch.export.ExportedProgram` from images to a tuple of outputs."""
@@ -17,7 +19,7 @@ def trace(model, options):
             self.model = model
 
         def forward(self, images):
-            return tuple(keras.tree.flatten(self.model(images, training=False)))
+            return tuple(formats.outputs(self.model, images))
 
     # An example; PyTorch would take an unknown size of 1 for a known one.
     sizes = [64 if size is None else size for size in model.input_shape[1:]]
@@ -50,15 +52,20 @@ def _take_parameters_for_constants(program):
         program.state_dict[name].data_ptr(): nodes[argument]
         for argument, name in signature.inputs_to_parameters.items()
     }
+    removed = set()
     for argument, name in signature.inputs_to_lifted_tensor_constants.items():
         parameter = parameters.get(program.constants[name].data_ptr())
         if parameter is not None:
             nodes[argument].replace_all_uses_with(parameter)
-            graph.erase_node(nodes[argument])
             del program.constants[name]
-            signature.input_specs[:] = [
-                spec for spec in signature.input_specs if spec.arg.name != argument
-            ]
+            removed.add(argument)
+    for argument, name in signature.inputs_to_parameters.items():
+        if not nodes[argument].users:  # the state of random numbers, for training
+            del program.state_dict[name]
+            removed.add(argument)
+    for argument in removed:
+        graph.erase_node(nodes[argument])
+    signature.input_specs[:] = [s for s in signature.input_specs if s.arg.name not in removed]
     graph.lint()
     program.graph_module.recompile()
 
@@ -73,7 +80,9 @@ def _remove_what_does_nothing(program):
             graph.erase_node(node)
         elif node.target in (aten.to.dtype_layout, aten.to.dtype):
             old, new = node.args[0].meta["val"], node.meta["val"]
-            if (old.dtype, old.device) == (new.dtype, new.device):
+            # The program's signature has the outputs by their nodes' names.
+            output = any(user.op == "output" for user in node.users)
+            if (old.dtype, old.device) == (new.dtype, new.device) and not output:
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
     graph.lint()

@@ -32,7 +32,8 @@ def gather_sum(rows, index, weights, images):
     """
     if not tf.executing_eagerly() and tracing.for_litert():
         return _for_litert(rows, index, weights)
-    if _plain_cpu():
+    # An exported file holds a gradient of its own too, which would be half of its graph.
+    if _plain_cpu() and tracing.must_be() is None:
         return _with_sparse_gradient(images)(rows, index, weights)
     return _forward(rows, index, weights)
 

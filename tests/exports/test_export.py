@@ -105,6 +105,67 @@ def test_onnx_has_one_standard_node_for_each_dcnv3(tmp_path):
 
 
 @by_torch
+def test_labels_in_other_places(tmp_path):
+    import openvino
+    import torch
+
+    labels = [f"class {i}" for i in range(7)]
+    export(classifier(), tmp_path / "model.pt2", labels=labels)
+    extra = {"labels.txt": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    assert extra["labels.txt"].split("\n") == labels
+    export(classifier(), tmp_path / "model.xml", labels=labels)
+    model = openvino.Core().read_model(tmp_path / "model.xml")
+    assert model.get_rt_info(["model_info", "labels"]).astype(str).split("\n") == labels
+
+
+@by_torch
+def test_weights_are_once_in_a_program(tmp_path):
+    """And keep their names."""
+    import torch
+
+    model = classifier()
+    export(model, tmp_path / "model.pt2", verify=False)
+    program = torch.export.load(tmp_path / "model.pt2")
+    assert sum(v.numel() for v in program.state_dict.values()) == model.count_params()
+    names = {weight.path for weight in model.weights}
+    assert {name.removeprefix("model._torch_params.") for name in program.state_dict} == names
+    constants = sum(v.numel() for v in program.constants.values())
+    assert constants < 0.1 * model.count_params()
+
+
+@by_torch
+@pytest.mark.skipif(not dispatch.runs("native"), reason="there is no native operator")
+def test_a_native_program_brings_its_library(tmp_path):
+    model, x = classifier(), images(3, 64, 64, 3)
+    export(model, tmp_path / "model.pt2", native=True)
+    np.save(tmp_path / "x.npy", x)
+    script = """
+import glob, sys
+import numpy as np, torch
+sys.modules["keras_internimage"] = sys.modules["keras"] = None
+for library in glob.glob("model.pt2.libraries/dcnv3_*"):
+    torch.ops.load_library(library)
+program = torch.export.load("model.pt2")
+assert any("keras_internimage.dcnv3" in str(node.target) for node in program.graph.nodes)
+with torch.no_grad():
+    np.save("y.npy", program.module()(torch.from_numpy(np.load("x.npy")))[0].numpy())
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), scores(model, x), atol=1e-5)
+
+
+@by_torch
+def test_benchmark(tmp_path, capsys):
+    """It takes from the file what the file knows, also that its images are uint8."""
+    export(classifier(), tmp_path / "model.onnx", include_preprocessing=True)
+    found = export.benchmark(tmp_path / "model.onnx", batch_size=2, rounds=3, threads=1)
+    assert found["milliseconds"] > 0
+    assert found["megabytes"] == pytest.approx((tmp_path / "model.onnx").stat().st_size / 1e6)
+    assert "2 of 64x64 pixels" in capsys.readouterr().out
+
+
+@by_torch
 def test_onnx_by_gathers(tmp_path):
     import onnx
 
@@ -133,14 +194,20 @@ def test_litert_calibrated(tmp_path):
     """Activations are int8 as well, with scales from images of the user's."""
     from ai_edge_litert.interpreter import Interpreter
 
-    model, x = classifier(), images(4, 64, 64, 3)
-    options = {"precision": "int8", "batch_size": 1, "calibration": x}
+    model, x = classifier(), images(5, 64, 64, 3)
+    options = {"precision": "int8", "batch_size": 2, "calibration": x}
     export(model, tmp_path / "model.tflite", **options)
     interpreter = Interpreter(str(tmp_path / "model.tflite"))
-    kinds = [detail["dtype"] for detail in interpreter.get_tensor_details()]
-    assert kinds.count(np.int8) > 2 * kinds.count(np.float32)
-    (found,) = run(tmp_path / "model.tflite", x[:1])
-    np.testing.assert_allclose(found, scores(model, x[:1]), atol=0.05)
+    details = {detail["index"]: detail["dtype"] for detail in interpreter.get_tensor_details()}
+    products = [
+        [details[index] for index in operation["inputs"][:2]]
+        for operation in interpreter._get_ops_details()
+        if operation["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    ]
+    assert len(products) > 20
+    assert all(dtypes == [np.int8, np.int8] for dtypes in products)
+    (found,), expected = run(tmp_path / "model.tflite", x[:2]), scores(model, x[:2])
+    assert np.sqrt(np.square(found - expected).mean()) < 0.15 * expected.std()
 
 
 @by_tensorflow
@@ -152,6 +219,22 @@ def test_litert_needs_nothing_but_builtins(tmp_path):
     assert not {kind for kind in kinds if kind.startswith("Flex") or "CUSTOM" in kind}
     # What a matrix product on images leaves behind when the batch is unknown.
     assert "REDUCE_PROD" not in kinds
+    x = images(1, 64, 64, 3)
+    slow = formats.runner(tmp_path / "model.tflite", delegate=False)  # without XNNPACK
+    np.testing.assert_allclose(*slow(x).values(), *run(tmp_path / "model.tflite", x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("model", marks=by_tensorflow), pytest.param("model.pt2", marks=by_torch)],
+)
+def test_bfloat16(tmp_path, name):
+    model, x = classifier(), images(2, 64, 64, 3)
+    export(model, tmp_path / name, precision="bfloat16")
+    (found,), expected = run(tmp_path / name, x), scores(model, x)
+    assert found.dtype == np.float32
+    # Close, but not what float32 would give.
+    assert 1e-5 < np.abs(found - expected).max() < 0.1 * expected.std()
 
 
 @pytest.mark.parametrize(
@@ -203,11 +286,12 @@ def test_a_native_saved_model_brings_its_library(tmp_path):
 )
 def test_examples_run_without_this_package(tmp_path, name, script):
     model = classifier()
-    export(model, tmp_path / name, include_preprocessing=True)
-    check_example(script, tmp_path / name, model)
+    labels = [f"name {i}" for i in range(7)]
+    export(model, tmp_path / name, include_preprocessing=True, labels=labels)
+    check_example(script, tmp_path / name, model, "name")
 
 
-def check_example(script, path, model):
+def check_example(script, path, model, label="class"):
     """It names the class that the model does, in a process that cannot import this package."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
     photograph = path.parent / "photo.png"
@@ -227,4 +311,4 @@ def check_example(script, path, model):
     )
     assert result.returncode == 0, result.stderr
     best = scores(model, preprocess_input(pixels[None]))[0].argmax()
-    assert f"photo.png: class {best}," in result.stdout
+    assert f"photo.png: {label} {best}," in result.stdout

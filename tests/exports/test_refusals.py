@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_internimage import InternImage, export
-from keras_internimage.exports import cli, formats
+from keras_internimage.exports import cli, door, formats
 
 pytestmark = pytest.mark.skipif(keras.config.backend() != "torch", reason="no difference")
 
@@ -29,6 +29,22 @@ def model():
         ("model.onnx", {"input_shape": (32, 32)}, "`input_shape` must be"),
         ("model.onnx", {"batch_size": 0}, "`batch_size` must be"),
         ("no/such/folder/model.onnx", {}, "`path` must lie in a folder"),
+        ("model.onnx", {"labels": ["one", "two"]}, "`labels` must be as many"),
+        ("model.tflite", {"input_shape": (None, None, 3)}, "`input_shape` must give height and"),
+        (
+            "model.tflite",
+            {"precision": "int8", "calibration": np.zeros((1, 64, 64, 3), "float32")},
+            r"`calibration` must be float32 images of the shape \('M', 32, 32, 3\)",
+        ),
+        (
+            "model.tflite",
+            {
+                "precision": "int8",
+                "calibration": np.zeros((9, 32, 32, 3), "float32"),
+                "include_preprocessing": True,
+            },
+            "`calibration` must be uint8",
+        ),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, model, name, options, message):
@@ -40,6 +56,26 @@ def test_bad_arguments_are_named(tmp_path, model, name, options, message):
 def test_a_model_must_be_built(tmp_path):
     with pytest.raises(ValueError, match="`model` must be a built Keras model"):
         export(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "model.onnx")
+
+
+def test_a_file_too_large_for_litert(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(door, "LITERT_MEGABYTES", 0.1)
+    with pytest.raises(ValueError, match="must be smaller than 0.1 MB.*precision='float32'"):
+        export(model, tmp_path / "model.tflite")
+
+
+def test_sizes_that_the_heads_of_h_and_g_cannot_take(tmp_path):
+    model = InternImage(
+        channels=16,
+        depths=(1, 1, 1, 1),
+        groups=(1, 2, 4, 8),
+        weights=None,
+        input_shape=(64, 64, 3),
+        use_clip_projector=True,
+    )
+    with pytest.raises(ValueError, match="multiples of 32"):
+        export(model, tmp_path / "model.onnx", input_shape=(75, 64, 3))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_missing_is_named(tmp_path, model, monkeypatch):
@@ -61,7 +97,8 @@ def test_a_file_that_differs_is_not_kept(tmp_path, model, monkeypatch):
 def test_the_command(tmp_path, model, capsys):
     model.save(tmp_path / "model.keras")
     arguments = [str(tmp_path / "model.keras"), str(tmp_path / "model.onnx")]
-    assert cli.main(arguments) == 0
+    (tmp_path / "labels.txt").write_text("\n".join(f"class {i}" for i in range(1000)))
+    assert cli.main([*arguments, "--labels", str(tmp_path / "labels.txt")]) == 0
     assert "largest difference" in capsys.readouterr().out
     assert cli.main([arguments[0], str(tmp_path / "model.h5")]) == 2
     assert "suffix of `path`" in capsys.readouterr().err
