@@ -110,6 +110,7 @@ def _load_program(path, threads):
     def call(images):
         with torch.no_grad():
             outputs = module(torch.from_numpy(images))
+        outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
         return {f"output_{i}": output.numpy() for i, output in enumerate(outputs)}
 
     return formats.Runner(call, shape, str(images.dtype).removeprefix("torch."))
