@@ -27,7 +27,10 @@ def load(path, format, threads=None, precision="f32"):
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    names = [output.get_any_name() for output in compiled.outputs]
+    names = [
+        output.get_any_name() if output.names else f"output_{i}"
+        for i, output in enumerate(compiled.outputs)
+    ]
 
     def call(images):
         found = compiled(images)
