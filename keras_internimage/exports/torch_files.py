@@ -21,7 +21,7 @@ def write(model, path, options):
 def _write_program(model, path, options):
     import torch
 
-    with tracing.native_ops() if options.native else tracing.portable_ops():
+    with tracing.native_ops() if options.native else tracing.program_ops():
         program = torch_program.trace(model, options)
     extra = None if options.labels is None else {"labels.txt": "\n".join(options.labels)}
     torch.export.save(program, str(path), extra_files=extra)

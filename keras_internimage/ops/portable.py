@@ -25,6 +25,7 @@ import math
 import keras
 from keras import ops
 
+from keras_internimage.ops import tracing
 from keras_internimage.ops.geometry import FAR
 
 
@@ -46,7 +47,15 @@ def _torch(inputs, offset, mask, geometry, mask_activation):
 
     if portable_torch.can_run(inputs):
         return portable_torch.sample_and_sum(inputs, offset, mask, geometry, mask_activation)
-    return sample_and_sum(inputs, offset, mask, geometry, mask_activation)
+    bags = tracing.for_program()
+    return sample_and_sum(
+        inputs,
+        offset,
+        mask,
+        geometry,
+        mask_activation,
+        portable_torch.gather_sum if bags else gather_sum,
+    )
 
 
 def _tensorflow(inputs, offset, mask, geometry, mask_activation):

@@ -40,6 +40,14 @@ def sample_and_sum(inputs, offset, mask, geometry, mask_activation):
     return _DCNv3.apply(inputs, offset, mask, geometry, mask_activation)
 
 
+def gather_sum(rows, index, weights):
+    """See `portable.gather_sum`."""
+    return sum(
+        F.embedding_bag(i, rows, per_sample_weights=w, mode="sum")
+        for i, w in zip(index, weights, strict=True)
+    )
+
+
 def _softmax(logits):
     e = (logits - logits.amax(-1, keepdim=True)).exp_()
     return e.div_(e.sum(-1, keepdim=True))

@@ -57,6 +57,13 @@ def litert_ops():
 
 
 @contextlib.contextmanager
+def program_ops():
+    """As `portable_ops`, with PyTorch's own operations, which not all its exporters know."""
+    with _set("program"):
+        yield
+
+
+@contextlib.contextmanager
 def deform_conv_ops():
     """Within it, DCNv3 is one `deform_conv.NAME` in what PyTorch exports."""
     with _set("deform_conv"):
@@ -77,7 +84,12 @@ def must_be():
     chosen = _chosen()
     if chosen is None:
         return "portable" if _exporting() else None
-    return {"native": None, "litert": "portable"}.get(chosen, chosen)
+    return {"native": None, "litert": "portable", "program": "portable"}.get(chosen, chosen)
+
+
+def for_program():
+    """Whether what is traced becomes a program that PyTorch runs."""
+    return _chosen() == "program"
 
 
 def for_litert():
