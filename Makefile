@@ -4,6 +4,7 @@
 # make test-full            the default tests and the full-size parity of the large variants
 # make sanitize             the kernels' tests under AddressSanitizer and UBSan
 # make bench                the operator and InternImage-T next to the official formulation
+# make bench-export         InternImage-T exported to every format, verified and timed
 # make lint | clean
 #
 # Each creates .venv and installs what it needs the first time; nothing outside this folder changes.
@@ -35,7 +36,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for p in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
 	if "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$p"; break; fi; done
 
-.PHONY: help demo test test-full sanitize lint bench clean
+.PHONY: help demo test test-full sanitize lint bench bench-export clean
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -108,6 +109,9 @@ bench: $(BENCHED:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-package
 	@for backend in $(BENCHED); do \
 	  echo "== import on $$backend"; KERAS_BACKEND=$$backend $(PY) benchmarks/import_time.py; \
 	done
+
+bench-export: $(BENCHED:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-package
+	@$(PY) benchmarks/export.py --backends $(BENCHED)
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,13 @@ from keras_internimage import preprocessing
 
 def with_input_shape(model, input_shape):
     """The same model and weights for images of another size."""
-    clone = keras.models.clone_model(model, input_tensors=keras.Input(tuple(input_shape)))
+    try:
+        clone = keras.models.clone_model(model, input_tensors=keras.Input(tuple(input_shape)))
+    except ValueError as error:
+        raise ValueError(
+            "`input_shape` must be one that all layers of the model can take. "
+            f"Received: input_shape={tuple(input_shape)}: {error}"
+        ) from error
     clone.set_weights(model.get_weights())
     return clone
 

@@ -156,6 +156,24 @@ with torch.no_grad():
 
 
 @by_torch
+@pytest.mark.slow
+def test_a_program_becomes_a_library(tmp_path):
+    """By AOTInductor, for programs without Python."""
+    import torch
+
+    model = classifier()
+    export(model, tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2")
+    package = str(tmp_path / "library.pt2")
+    torch._inductor.aoti_compile_and_package(program, package_path=package)
+    compiled = torch._inductor.aoti_load_package(package)
+    for batch in (2, 5):
+        x = images(batch, 64, 64, 3)
+        found = compiled(torch.from_numpy(x))[0].numpy()
+        np.testing.assert_allclose(found, scores(model, x), atol=1e-5)
+
+
+@by_torch
 def test_benchmark(tmp_path, capsys):
     """It takes from the file what the file knows, also that its images are uint8."""
     export(classifier(), tmp_path / "model.onnx", include_preprocessing=True)
