@@ -95,12 +95,17 @@ def _shifted_forward(x, kernel):
 def _shifted_backward(kept, upstream):
     x, kernel = kept
 
-    def add(total, image):
-        views = _views(image[0], kernel.shape[:2])
-        return total + jnp.stack([(view * image[1]).sum((0, 1)) for _, view in views]), None
+    def products(x, upstream):
+        axes = tuple(range(x.ndim - 1))
+        return jnp.stack([(v * upstream).sum(axes) for _, v in _views(x, kernel.shape[:2])])
 
-    start = jnp.zeros((kernel.shape[0] * kernel.shape[1], kernel.shape[2]), kernel.dtype)
-    gradient, _ = jax.lax.scan(add, start, (x, upstream))
+    if jax.device_count() > 1:  # which have images of their own
+        gradient = products(x, upstream)
+    else:
+        start = jnp.zeros((kernel.shape[0] * kernel.shape[1], kernel.shape[2]), kernel.dtype)
+        gradient, _ = jax.lax.scan(
+            lambda total, image: (total + products(*image), None), start, (x, upstream)
+        )
     return _shifted(upstream, kernel[::-1, ::-1]), gradient.reshape(kernel.shape)
 
 

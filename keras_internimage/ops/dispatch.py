@@ -14,7 +14,7 @@ import keras
 
 from keras_internimage.ops import portable, tracing
 from keras_internimage.ops.geometry import DCNv3Geometry
-from keras_internimage.ops.native import Native
+from keras_internimage.ops.native import Native, run_joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,24 @@ class Portable:
         return portable.dcnv3(inputs, offset, mask, geometry, mask_activation)
 
 
+class Pallas:
+    """The Pallas kernels, for JAX on GPUs where the native ones are not built."""
+
+    name = "pallas"
+    description = "Pallas kernels for NVIDIA GPUs, compiled by JAX"
+    backends = ("jax",)
+
+    def why_not(self, request=None):
+        from keras_internimage.ops import pallas
+
+        return pallas.why_not(request)
+
+    def run(self, *arguments):
+        from keras_internimage.ops import pallas
+
+        return run_joined(pallas.call, *arguments)
+
+
 class DeformConv:
     """For exporters that know a standard deformable convolution: `tracing.deform_conv_ops`."""
 
@@ -57,7 +75,7 @@ class DeformConv:
 
 
 # In order of preference: the first that can run is taken. The last one always can.
-IMPLEMENTATIONS = [Native(), Portable()]
+IMPLEMENTATIONS = [Native(), Pallas(), Portable()]
 
 
 def names():

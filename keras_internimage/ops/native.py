@@ -42,16 +42,21 @@ class Native:
         return _why_not_loaded() or _binding.why_not(request)
 
     def run(self, inputs, offset, mask, geometry, mask_activation):
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        tensors = [inputs, offset] if mask is None else [inputs, offset, mask]
-        dtypes = {keras.backend.standardize_dtype(t.dtype) for t in tensors}
-        if len(dtypes) > 1:
-            common = "float64" if "float64" in dtypes else "float32"
-            tensors = [ops.cast(t, common) for t in tensors]
-        inputs, *points = tensors
-        offset_mask = points[0] if mask is None else ops.concatenate(points, axis=-1)
-        outputs = _binding.call(inputs, offset_mask, geometry, mask_activation == "softmax")
-        return ops.cast(outputs, dtype) if len(dtypes) > 1 else outputs
+        return run_joined(_binding.call, inputs, offset, mask, geometry, mask_activation)
+
+
+def run_joined(call, inputs, offset, mask, geometry, mask_activation):
+    """`call(inputs, offset_mask, geometry, softmax)`, which takes two tensors of one dtype."""
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    tensors = [inputs, offset] if mask is None else [inputs, offset, mask]
+    dtypes = {keras.backend.standardize_dtype(t.dtype) for t in tensors}
+    if len(dtypes) > 1:
+        common = "float64" if "float64" in dtypes else "float32"
+        tensors = [ops.cast(t, common) for t in tensors]
+    inputs, *points = tensors
+    offset_mask = points[0] if mask is None else ops.concatenate(points, axis=-1)
+    outputs = call(inputs, offset_mask, geometry, mask_activation == "softmax")
+    return ops.cast(outputs, dtype) if len(dtypes) > 1 else outputs
 
 
 def _why_not_loaded():

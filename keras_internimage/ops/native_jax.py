@@ -7,6 +7,8 @@ import os
 import jax
 import numpy as np
 
+from keras_internimage.ops.partitioning_jax import batch_parallel
+
 _NAME = "keras_internimage_dcnv3"
 _platforms = set()
 
@@ -42,11 +44,7 @@ def device_type():
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def call(inputs, offset_mask, geometry, softmax):
     """The operator for arrays of one dtype."""
-    shape = (*offset_mask.shape[:3], inputs.shape[3])
-    run = jax.ffi.ffi_call(
-        _NAME, jax.ShapeDtypeStruct(shape, inputs.dtype), vmap_method="broadcast_all"
-    )
-    return run(inputs, offset_mask, **_attributes(geometry, softmax))
+    return _operator(geometry, softmax)(inputs, offset_mask)
 
 
 def _forward(inputs, offset_mask, geometry, softmax):
@@ -54,16 +52,35 @@ def _forward(inputs, offset_mask, geometry, softmax):
 
 
 def _backward(geometry, softmax, tensors, grad_output):
-    run = jax.ffi.ffi_call(
-        f"{_NAME}_backward",
-        [jax.ShapeDtypeStruct(tensor.shape, tensor.dtype) for tensor in tensors],
-        vmap_method="broadcast_all",
-    )
-    deterministic = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
-    return run(grad_output, *tensors, **_attributes(geometry, softmax), deterministic=deterministic)
+    return tuple(_gradient(geometry, softmax)(grad_output, *tensors))
 
 
 call.defvjp(_forward, _backward)
+
+
+@functools.cache
+def _operator(geometry, softmax):
+    def run(inputs, offset_mask):
+        shape = (*offset_mask.shape[:3], inputs.shape[3])
+        kernel = jax.ffi.ffi_call(_NAME, jax.ShapeDtypeStruct(shape, inputs.dtype))
+        return kernel(inputs, offset_mask, **_attributes(geometry, softmax))
+
+    return batch_parallel(run, "n h w c, n p q o -> n p q c")
+
+
+@functools.cache
+def _gradient(geometry, softmax):
+    def run(grad_output, *tensors):
+        kernel = jax.ffi.ffi_call(
+            f"{_NAME}_backward",
+            [jax.ShapeDtypeStruct(tensor.shape, tensor.dtype) for tensor in tensors],
+        )
+        deterministic = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
+        return kernel(
+            grad_output, *tensors, **_attributes(geometry, softmax), deterministic=deterministic
+        )
+
+    return batch_parallel(run, "n p q c, n h w c, n p q o -> n h w c, n p q o")
 
 
 def _attributes(geometry, softmax):

@@ -14,25 +14,50 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from keras_internimage.ops.partitioning_jax import batch_parallel
+
 _FLOATS = 3 << 18
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def map_images(sample_and_sum, inputs, offset, mask, geometry, mask_activation):
     """`sample_and_sum` for a batch, image after image where that is faster."""
+    function = _one_device if jax.device_count() == 1 else _many_devices
+    return function(sample_and_sum, geometry, mask_activation)(inputs, offset, mask)
 
+
+def _one_device(sample_and_sum, geometry, mask_activation):
     def function(*tensors):
         return sample_and_sum(*tensors, geometry, mask_activation, gather_sum)
-
-    batch = inputs.shape[0]
-    if not _on_cpu() or not isinstance(batch, int) or batch < 2:
-        return function(inputs, offset, mask)
 
     @jax.checkpoint
     def one(tensors):
         return function(*(tensor[None] for tensor in tensors))[0]
 
-    return jax.lax.map(one, (inputs, offset, mask))
+    def images(inputs, offset, mask):
+        batch = inputs.shape[0]
+        if not _on_cpu() or not isinstance(batch, int) or batch < 2:
+            return function(inputs, offset, mask)
+        return jax.lax.map(one, (inputs, offset, mask))
+
+    return images
+
+
+@functools.cache
+def _many_devices(*options):
+    """XLA would have each device gather from the images of all."""
+    images = _one_device(*options)
+    split = batch_parallel(images, "n h w c, n p q o, n p q m -> n p q c")
+    gradient = batch_parallel(
+        lambda upstream, *tensors: jax.vjp(images, *tensors)[1](upstream),
+        "n p q c, n h w c, n p q o, n p q m -> n h w c, n p q o, n p q m",
+    )
+    function = jax.custom_vjp(split)
+    function.defvjp(
+        lambda *tensors: (split(*tensors), tensors),
+        lambda tensors, upstream: gradient(upstream, *tensors),
+    )
+    return function
 
 
 def gather_sum(rows, index, weights):

@@ -89,7 +89,7 @@ def test_unsupported_backend():
 
 def test_table_tells_what_runs_and_why_not(fakes):
     rows = {row[0]: row for row in dispatch.table()}
-    assert list(rows) == ["unable", "elsewhere", "able", "native", "portable"]
+    assert list(rows) == ["unable", "elsewhere", "able", "native", "pallas", "portable"]
     assert rows["able"][2:] == (True, "for this test")
     assert rows["unable"][2:] == (False, "no compiler was found")
     assert rows["elsewhere"][2] is False

@@ -1,0 +1,96 @@
+"""Operations on batches of images, in JAX: each device computes its own images.
+
+XLA cannot see into a call of a kernel. In a function that is compiled for several devices, it would
+gather the whole batch on each of them first. Here it is told that the first axis of all arrays is
+the batch, and that nothing else may be split.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def batch_parallel(function, rule):
+    """`function`, split along the first axis of its arrays, under `jax.jit` and `jax.vmap`.
+
+    Args:
+        function: Takes arrays, and gives an array or several; the first axis of all is the batch,
+            and images do not depend on each other.
+        rule: Shardy's notation of the axes of arguments and results, such as
+            `"n h w c, n p q o -> n p q c"`.
+    """
+
+    # What is partitioned has no rule for `jax.vmap`: the mapped axis becomes part of the batch.
+    @jax.custom_batching.custom_vmap
+    def mapped(*arrays):
+        return _partitioned(function, rule, arrays)
+
+    @mapped.def_vmap
+    def _fold(size, in_batched, *arrays):
+        arrays = [
+            array if batched else jnp.broadcast_to(array, (size, *array.shape))
+            for array, batched in zip(arrays, in_batched, strict=True)
+        ]
+        batch = arrays[0].shape[1]
+        results = mapped(*(array.reshape(-1, *array.shape[2:]) for array in arrays))
+        results = jax.tree.map(lambda r: r.reshape(size, batch, *r.shape[1:]), results)
+        return results, jax.tree.map(lambda _: True, results)
+
+    def split(*arrays):
+        # Within `jax.shard_map` all results differ between the devices that the arguments do.
+        axes = frozenset().union(*map(_varying_axes, arrays))
+        return jax.tree.map(
+            lambda result: _vary(result, axes - _varying_axes(result)), mapped(*arrays)
+        )
+
+    return split
+
+
+def _partitioned(function, rule, arrays):
+    """`function(*arrays)`, which XLA splits."""
+    # What is partitioned must not have constants: they become arguments that all devices have.
+    closed, results = jax.make_jaxpr(function, return_shape=True)(*arrays)
+    count, constants = len(arrays), closed.consts
+    for i, constant in enumerate(constants):
+        axes = " ".join(f"c{i}d{axis}" for axis in range(jnp.ndim(constant)))
+        rule = rule.replace(" ->", f", {axes} ->")
+
+    def whole(*arguments):
+        found = jax.core.eval_jaxpr(closed.jaxpr, arguments[count:], *arguments[:count])
+        return jax.tree.unflatten(jax.tree.structure(results), found)
+
+    def split(mesh, arguments, arrays):
+        """Shardings of `arrays` that split the first axis as that of the arguments is."""
+        specs = [a.sharding.spec for a in arguments[:count] if a.sharding is not None]
+        axes = next((spec[0] for spec in specs if len(spec) and spec[0] is not None), None)
+        return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec(axes)), arrays)
+
+    def partition(mesh, arguments, results):
+        everywhere = [NamedSharding(mesh, PartitionSpec())] * len(constants)
+        return (
+            mesh,
+            lambda *arguments: function(*arguments[:count]),
+            split(mesh, arguments, results),
+            (*split(mesh, arguments, arguments[:count]), *everywhere),
+        )
+
+    operation = custom_partitioning(whole)
+    operation.def_partition(
+        partition=partition, infer_sharding_from_operands=split, sharding_rule=rule
+    )
+    return operation(*arrays, *constants)
+
+
+def _varying_axes(array):
+    kind = jax.typeof(array)
+    kind = getattr(kind, "manual_axis_type", kind)  # JAX 0.10
+    return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+
+
+def _vary(array, axes):
+    if not axes:
+        return array
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, tuple(axes), to="varying")
+    return jax.lax.pvary(array, tuple(axes))

@@ -1,0 +1,153 @@
+"""The Pallas kernels, interpreted, against the reference; and their lowering for a GPU."""
+
+import json
+import math
+import pathlib
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from gradients import relative_error, to_numpy, value_and_grads
+
+from keras_internimage import InternImage
+from keras_internimage.ops import DCNv3Geometry, dcnv3, dispatch
+
+if keras.backend.backend() != "jax":
+    pytest.skip("JAX's", allow_module_level=True)
+
+import jax
+
+from keras_internimage.ops import native_jax, pallas
+
+if pallas.triton is None:
+    pytest.skip("this JAX has no Pallas for Triton", allow_module_level=True)
+
+DATA = pathlib.Path(__file__).parents[1] / "data" / "op"
+CASES = json.loads((DATA / "cases.json").read_text())
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    monkeypatch.setattr(pallas, "interpret", True)
+
+
+def many_points(case):
+    return math.prod(np.broadcast_to(case.get("kernel_size", 3), 2)) > 9
+
+
+@pytest.mark.parametrize(
+    "name",
+    # The points are unrolled, and the interpreter's code for many takes long to compile.
+    [
+        pytest.param(name, marks=pytest.mark.slow if many_points(case) else ())
+        for name, case in CASES.items()
+    ],
+)
+def test_reference(interpreted, name):
+    case = np.load(DATA / f"{name}.npz")
+    output, grads = value_and_grads(
+        lambda *tensors: dcnv3(*tensors, **CASES[name], implementation="pallas"),
+        [case["input"], case["offset"], case["mask"]],
+        case["grad_output"],
+        mode="jit",
+    )
+    assert relative_error(output, case["output"]) < 4e-6
+    for grad, of in zip(grads, ("input", "offset", "mask"), strict=True):
+        assert relative_error(grad, case[f"grad_{of}"]) < 2e-5, of
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_softmax_and_less_precision(interpreted, dtype):
+    """Arithmetic is in float32: the only error is that of storing."""
+    options = {"groups": 2, "mask_activation": "softmax", "remove_center": True}
+    rng = np.random.default_rng(0)
+    # A depth that is no power of two, and positions outside the image.
+    shapes = [(2, 7, 6, 24), (2, 7, 6, 32), (2, 7, 6, 16), (2, 7, 6, 24)]
+    tensors = [to_numpy(keras.ops.cast(2 * rng.normal(size=s), dtype)) for s in shapes]
+    *tensors, upstream = tensors
+    output, grads = value_and_grads(
+        lambda *t: dcnv3(
+            *(keras.ops.cast(x, dtype) for x in t), **options, implementation="pallas"
+        ),
+        tensors,
+        upstream,
+        mode="jit",
+    )
+    tolerance = {"float32": 1e-5, "bfloat16": 2**-7, "float16": 2**-9}[dtype]
+    assert relative_error(output, oracle.forward(*tensors, **options)) < tolerance
+    truth = oracle.gradients(*tensors, upstream, **options)
+    for grad, exact in zip(grads, truth, strict=True):
+        assert relative_error(grad, exact) < tolerance
+
+
+def test_an_empty_batch(interpreted):
+    output, grads = value_and_grads(
+        lambda *t: dcnv3(*t, groups=2, implementation="pallas"),
+        [np.zeros((0, 3, 3, c), "float32") for c in (8, 36, 18)],
+        np.zeros((0, 3, 3, 8), "float32"),
+    )
+    assert output.shape == grads[0].shape == (0, 3, 3, 8)
+
+
+def test_images_mapped_by_vmap(interpreted):
+    rng = np.random.default_rng(0)
+    x, om = rng.normal(size=(3, 4, 4, 8)), rng.normal(size=(3, 4, 4, 54))
+    geometry = DCNv3Geometry(groups=2)
+
+    def call(x, om):
+        return pallas.call(x, om, geometry, True)
+
+    x, om = (a.astype("float32") for a in (x, om))
+    mapped = jax.vmap(lambda x, om: call(x[None], om[None])[0])(x, om)
+    np.testing.assert_allclose(mapped, call(x, om), atol=1e-6)
+
+
+def test_refusals():
+    request = dispatch.Request(
+        backend="jax", geometry=DCNv3Geometry(), device="cuda", input_shape=(2, 8, 8, 16)
+    )
+    assert pallas.why_not(request) is None
+    for changes, reason in (
+        ({"device": "cpu"}, "for NVIDIA GPUs, not for 'cpu'"),
+        ({"dtype": "float64"}, "not float64"),
+        ({"input_shape": (1 << 12, 512, 512, 16)}, "2\\*\\*31 numbers"),
+    ):
+        changed = dispatch.dataclasses.replace(request, **changes)
+        with pytest.raises(RuntimeError, match=reason):
+            dispatch.select(changed, "pallas")
+
+
+def lowered(function, *arguments):
+    text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    return text.count("__gpu$xla.gpu.triton")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lowering_for_a_gpu(dtype):
+    geometry = DCNv3Geometry(groups=4)
+    x, om = (jax.ShapeDtypeStruct((2, 14, 14, c), dtype) for c in (64, 108))
+
+    def loss(x, om):
+        return pallas.call(x, om, geometry, True).astype("float32").sum()
+
+    assert lowered(loss, x, om) == 1
+    assert lowered(jax.grad(loss, argnums=(0, 1)), x, om) >= 1
+
+
+def test_lowering_of_a_training_step(monkeypatch):
+    """On a GPU without the native kernels, each DCNv3 of a model is a Pallas kernel."""
+    monkeypatch.setattr(native_jax, "device_type", lambda: "cuda")
+    model = InternImage(
+        channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), classes=5, weights=None,
+        input_shape=(64, 64, 3),
+    )  # fmt: skip
+    values = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
+
+    def loss(values, x):
+        outputs, _ = model.stateless_call(values, others, x, training=True)
+        return outputs.sum()
+
+    x = jax.ShapeDtypeStruct((2, 64, 64, 3), "float32")
+    assert lowered(jax.grad(loss), values, x) >= 8  # four layers, forward and backward

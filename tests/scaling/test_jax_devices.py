@@ -1,0 +1,97 @@
+"""On several JAX devices, each computes its own images, without asking the others for theirs."""
+
+import keras
+import pytest
+
+if keras.config.backend() != "jax":
+    pytest.skip("JAX's", allow_module_level=True)
+
+DEVICES = "--xla_force_host_platform_device_count=4"
+
+OPERATOR = """
+import functools, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from keras_internimage.ops import dcnv3
+
+implementation = sys.argv[1]
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("batch", "rows"))
+rng = np.random.default_rng(0)
+x = rng.normal(size=(8, 8, 8, 16)).astype("float32")
+om = rng.normal(size=(8, 8, 8, 2 * 27)).astype("float32")
+
+def operator(x, om):
+    return dcnv3(x, om, None, kernel_size=3, padding=1, groups=2, mask_activation="softmax",
+                 implementation=implementation)
+
+def loss(x, om):
+    return jnp.sum(jnp.sin(operator(x, om)))
+
+def close(found, expected):
+    for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(f, e, atol=1e-5)
+
+for function in (operator, jax.grad(loss, argnums=(0, 1))):
+    expected = function(x, om)
+    for spec in (P(("batch", "rows")), P("batch"), P("batch", "rows")):
+        place = functools.partial(jax.device_put, device=NamedSharding(mesh, spec))
+        jitted = jax.jit(function)
+        text = jitted.lower(place(x), place(om)).compile().as_text()
+        if "rows" not in spec[1:]:
+            assert "all-gather" not in text, text
+        results = jitted(place(x), place(om))
+        close(results, expected)
+        for result in jax.tree.leaves(results):
+            assert result.sharding.spec[0] == spec[0], result.sharding
+    local = jax.shard_map(function, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
+    close(jax.jit(local)(x, om), expected)
+    folded = jax.jit(jax.vmap(function))
+    pairs = [a.reshape(2, 4, *a.shape[1:]) for a in (x, om)]
+    close(jax.tree.map(lambda a: a.reshape(8, *a.shape[2:]), folded(*pairs)), expected)
+    one = jax.vmap(function, in_axes=(0, None))(x[:, None], om[:1])
+    expected = function(x[3:4], om[:1])
+    close(jax.tree.map(lambda a: a[3], one), expected)
+"""
+
+
+@pytest.mark.parametrize("implementation", ["native", "portable"])
+def test_operator(run, tmp_path, implementation):
+    (tmp_path / "program.py").write_text(OPERATOR)
+    run("program.py", implementation, XLA_FLAGS=DEVICES)
+
+
+MODEL = """
+import sys
+import keras, numpy as np
+from keras_internimage import InternImage
+
+if sys.argv[1] == "parallel":
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+keras.utils.set_random_seed(0)
+model = InternImage(channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), classes=5, weights=None,
+                    input_shape=(32, 32, 3), drop_path_rate=0.0)
+rng = np.random.default_rng(0)
+for variable in model.variables:
+    if "offset_mask" in variable.path:
+        variable.assign(rng.normal(scale=0.1, size=variable.shape))
+model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+x = rng.normal(size=(8, 32, 32, 3)).astype("float32")
+y = rng.integers(5, size=8)
+losses = model.fit(x, y, batch_size=8, epochs=5, shuffle=False, verbose=0).history["loss"]
+np.save(sys.argv[1], np.concatenate([losses, model.predict(x, verbose=0).ravel()]))
+"""
+
+
+def test_a_model_under_data_parallel(run, tmp_path):
+    import numpy as np
+
+    (tmp_path / "program.py").write_text(MODEL)
+    dump = "--xla_dump_to=hlo --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*(train|predict).*"
+    run("program.py", "parallel", XLA_FLAGS=f"{DEVICES} {dump}")
+    run("program.py", "alone")
+    parallel, alone = (np.load(tmp_path / f"{name}.npy") for name in ("parallel", "alone"))
+    np.testing.assert_allclose(parallel, alone, atol=1e-5)
+    texts = [f.read_text() for f in (tmp_path / "hlo").glob("*after_optimizations.txt")]
+    assert any("keras_internimage_dcnv3_backward" in text for text in texts)
+    assert any("all-reduce" in text for text in texts)
+    assert not any("all-gather" in text for text in texts)
