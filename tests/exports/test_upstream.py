@@ -1,4 +1,4 @@
-"""What other projects' exporters get wrong for any model, on a model of two layers.
+"""What Keras and other projects' exporters get wrong for any model, on a model of two layers.
 
 Each test names the versions it was seen with, and is skipped with others: whoever raises a pinned
 version sees here which detours of `keras_internimage.exports` to try without.
@@ -72,6 +72,20 @@ def test_keras_writes_the_weights_of_a_saved_model_twice(tmp_path):
 def test_keras_cannot_write_openvino_by_jax(tmp_path):
     with pytest.raises(Exception, match="XlaCallModule"):
         control().export(str(tmp_path / "model.xml"), format="openvino", verbose=False)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_keras_cannot_recompute_a_model(backend):
+    marker = upstream(backend, keras="3.15.1")
+    if marker.args[0]:
+        pytest.skip(marker.kwargs["reason"])
+    images = keras.Input((4,))
+    features = keras.layers.BatchNormalization()(keras.layers.Dense(8)(images))
+    with keras.RematScope(mode="full"):
+        model = keras.Model(images, features)
+        model.compile("sgd", "mse")
+        with pytest.raises((RuntimeError, ValueError), match="custom_gradient|automatically build"):
+            model.train_on_batch(np.zeros((2, 4)), np.zeros((2, 8)))
 
 
 @upstream("torch", openvino="2026.4.1")

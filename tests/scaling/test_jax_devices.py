@@ -67,6 +67,15 @@ from keras_internimage import InternImage
 
 if sys.argv[1] == "parallel":
     keras.distribution.set_distribution(keras.distribution.DataParallel())
+if sys.argv[1] == "split":
+    from keras_internimage import distribution
+
+    mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
+    keras.distribution.set_distribution(
+        keras.distribution.ModelParallel(
+            layout_map=distribution.layout_map(mesh), batch_dim_name="batch"
+        )
+    )
 keras.utils.set_random_seed(0)
 model = InternImage(channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), classes=5, weights=None,
                     input_shape=(32, 32, 3), drop_path_rate=0.0)
@@ -79,6 +88,13 @@ x = rng.normal(size=(8, 32, 32, 3)).astype("float32")
 y = rng.integers(5, size=8)
 losses = model.fit(x, y, batch_size=8, epochs=5, shuffle=False, verbose=0).history["loss"]
 np.save(sys.argv[1], np.concatenate([losses, model.predict(x, verbose=0).ravel()]))
+if sys.argv[1] == "split":
+    values = [variable.value for variable in model.weights]
+    here = sum(value.addressable_shards[0].data.size for value in values)
+    large = [value for value in values if value.ndim == 2]
+    assert len(large) == 4 * 5 + 1
+    assert all(2 * value.addressable_shards[0].data.size == value.size for value in large)
+    assert here < 0.55 * model.count_params(), (here, model.count_params())
 """
 
 
@@ -95,3 +111,25 @@ def test_a_model_under_data_parallel(run, tmp_path):
     assert any("keras_internimage_dcnv3_backward" in text for text in texts)
     assert any("all-reduce" in text for text in texts)
     assert not any("all-gather" in text for text in texts)
+
+
+def test_a_model_split_over_devices(run, tmp_path):
+    """On a mesh of 2 x 2: half of the images, and half of the weights, on each device."""
+    import numpy as np
+
+    (tmp_path / "program.py").write_text(MODEL)
+    run("program.py", "split", XLA_FLAGS=DEVICES)
+    run("program.py", "alone")
+    split, alone = (np.load(tmp_path / f"{name}.npy") for name in ("split", "alone"))
+    np.testing.assert_allclose(split, alone, atol=1e-5)
+
+
+def test_the_layout_names_an_axis():
+    from keras_internimage import distribution
+
+    mesh = keras.distribution.DeviceMesh((1, 1), ["batch", "model"], ["cpu:0"])
+    layout = distribution.layout_map(mesh, axis="batch")
+    assert layout["user/backbone/stage1_block1/mlp_fc2/kernel"].axes == ("batch", None)
+    assert layout["stage1_block1/dcn/dw_conv/kernel"] is None
+    with pytest.raises(ValueError, match="`axis` must be None or one of"):
+        distribution.layout_map(mesh, axis="rows")

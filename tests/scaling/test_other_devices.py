@@ -1,16 +1,21 @@
 """TensorFlow's mirrored strategy, and two processes of PyTorch or JAX: the same losses as alone."""
 
+import re
 import socket
 
 import keras
 import numpy as np
 import pytest
 
+from keras_internimage.ops import dispatch
+
 BACKEND = keras.config.backend()
 
 MODEL = """
-import os, sys
+import atexit, os, sys
 import keras, numpy as np
+
+CALLS = []
 
 def data():
     rng = np.random.default_rng(0)
@@ -18,6 +23,15 @@ def data():
 
 def build():
     from keras_internimage import InternImage
+    from keras_internimage.ops import dispatch
+
+    # The native operator where there is one, and not by name: it is counted.
+    chosen = dispatch.candidates()[0]
+    if dispatch.runs("native"):
+        assert chosen.name == "native"
+        run = chosen.run
+        chosen.run = lambda *arguments: CALLS.append(1) or run(*arguments)
+        atexit.register(lambda: print(f"native calls: {len(CALLS)}"))
 
     keras.utils.set_random_seed(0)
     model = InternImage(channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), classes=5,
@@ -102,6 +116,12 @@ def free_port():
         return str(found.getsockname()[1])
 
 
+def check_kernels(output):
+    if dispatch.runs("native"):
+        (calls,) = re.findall(r"native calls: (\d+)", output)
+        assert int(calls) >= 4  # one for each layer
+
+
 def same_losses(folder):
     parallel, alone = (np.load(folder / f"{name}.npy") for name in ("parallel", "alone"))
     assert len(parallel) == len(alone) == 5
@@ -112,7 +132,7 @@ def same_losses(folder):
 def test_mirrored_strategy(run, tmp_path):
     (tmp_path / "alone.py").write_text(MODEL + ALONE)
     (tmp_path / "parallel.py").write_text(MODEL + MIRRORED)
-    run("parallel.py", KERAS_INTERNIMAGE_KERNELS="auto")
+    check_kernels(run("parallel.py"))
     run("alone.py")
     same_losses(tmp_path)
 
@@ -126,5 +146,7 @@ def test_two_processes(start, run, tmp_path):
     processes = [start("parallel.py", rank, **addresses) for rank in range(2)]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
+    for output in outputs:
+        check_kernels(output)
     run("alone.py")
     same_losses(tmp_path)
