@@ -23,6 +23,7 @@ def _parser():
     parser.add_argument(
         "--size",
         nargs=2,
+        type=int,
         metavar=("HEIGHT", "WIDTH"),
         help="of the images; 0 for an unknown one (default: the model's)",
     )
@@ -58,13 +59,24 @@ def main(argv=None):
     import numpy as np
 
     from keras_internimage.checkpoints.errors import CheckpointError
-    from keras_internimage.exports import export
+    from keras_internimage.exports import door
 
     try:
+        # Before a model is loaded, or downloaded.
+        calibration = arguments.calibration and np.load(arguments.calibration)
+        labels = arguments.labels and pathlib.Path(arguments.labels).read_text().splitlines()
+        door.find_target(
+            pathlib.Path(arguments.out),
+            arguments.format,
+            arguments.precision,
+            arguments.native,
+            calibration is not None,
+            not arguments.no_verify,
+        )
         shape = None
         if arguments.size is not None:
-            shape = (*(int(size) or None for size in arguments.size), 3)
-        export(
+            shape = (*(size or None for size in arguments.size), 3)
+        door.export(
             _load(arguments.model),
             arguments.out,
             format=arguments.format,
@@ -73,9 +85,9 @@ def main(argv=None):
             batch_size=arguments.batch_size,
             verify=not arguments.no_verify,
             native=arguments.native,
-            calibration=arguments.calibration and np.load(arguments.calibration),
+            calibration=calibration,
             include_preprocessing=arguments.preprocessing,
-            labels=arguments.labels and pathlib.Path(arguments.labels).read_text().splitlines(),
+            labels=labels,
             deform_conv=not arguments.no_deform_conv,
         )
     except (ValueError, OSError, ImportError, RuntimeError, CheckpointError) as error:

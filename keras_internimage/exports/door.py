@@ -95,15 +95,8 @@ def export(
             tolerance. Then nothing is written.
     """
     path = pathlib.Path(path)
-    target = formats.of(path, format)
-    formats.check_precision(target, precision)
-    _check(model, path, target, native, calibration, precision, input_shape, batch_size)
-    lacking = formats.missing(target, verify, calibration is not None)
-    if lacking:
-        raise ImportError(
-            f"{target.title} needs packages that are not installed: pip install "
-            + " ".join(f'"{package}"' for package in lacking)
-        )
+    target = find_target(path, format, precision, native, calibration is not None, verify)
+    _check(model, input_shape, batch_size)
     say = print if verbose else lambda *_: None
     if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
         model = changed.with_input_shape(model, input_shape)
@@ -137,7 +130,35 @@ def export(
     return path
 
 
-def _check(model, path, target, native, calibration, precision, input_shape, batch_size):
+def find_target(path, format, precision, native, calibrated, verify):
+    """The `formats.Format` to be written, after checks of all that can be said without a model.
+
+    Raises:
+        ValueError, ImportError: as `export`.
+    """
+    target = formats.of(path, format)
+    formats.check_precision(target, precision)
+    if native and target.name not in ("saved_model", "torch"):
+        raise ValueError(
+            "`native=True` needs the format saved_model or torch: no other can hold an operation "
+            f"that is not its own. Received: format={target.name!r}"
+        )
+    if calibrated and precision != "int8":
+        raise ValueError(f"`calibration` needs precision='int8'. Received: precision={precision!r}")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            f"`path` must lie in a folder that exists and can be written to. Received: path={path}"
+        )
+    lacking = formats.missing(target, verify, calibrated)
+    if lacking:
+        raise ImportError(
+            f"{target.title} needs packages that are not installed: pip install "
+            + " ".join(f'"{package}"' for package in lacking)
+        )
+    return target
+
+
+def _check(model, input_shape, batch_size):
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(
             "`model` must be a built Keras model: call it once, or give it an `Input`. "
@@ -148,13 +169,6 @@ def _check(model, path, target, native, calibration, precision, input_shape, bat
             "`model` must have one input, images of the shape (batch, height, width, channels). "
             f"Received: inputs={model.inputs}"
         )
-    if native and target.name not in ("saved_model", "torch"):
-        raise ValueError(
-            "`native=True` needs the format saved_model or torch: no other can hold an operation "
-            f"that is not its own. Received: format={target.name!r}"
-        )
-    if calibration is not None and precision != "int8":
-        raise ValueError(f"`calibration` needs precision='int8'. Received: precision={precision!r}")
     if input_shape is not None and (len(input_shape) != 3 or input_shape[2] is None):
         raise ValueError(
             "`input_shape` must be (height, width, channels), None for an unknown height or width. "
@@ -163,10 +177,6 @@ def _check(model, path, target, native, calibration, precision, input_shape, bat
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(
             f"`batch_size` must be None or at least 1. Received: batch_size={batch_size!r}"
-        )
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(
-            f"`path` must lie in a folder that exists and can be written to. Received: path={path}"
         )
 
 

@@ -42,8 +42,8 @@ def _write_saved_model(model, path, options):
 
     # Not Keras' own way, which writes the weights twice.
     served = tf.Module()
-    ops = tracing.litert_ops if options.format == "litert" else tracing.portable_ops
-    with tracing.native_ops() if options.native else ops():
+    kind = "litert" if options.format == "litert" else "portable"
+    with tracing.operators("native" if options.native else kind):
         serve = _serving(model, options)
         served.serve, function = serve, serve.get_concrete_function()
         served.variables_ = list(function.graph.variables)

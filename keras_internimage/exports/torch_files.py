@@ -21,7 +21,7 @@ def write(model, path, options):
 def _write_program(model, path, options):
     import torch
 
-    with tracing.native_ops() if options.native else tracing.program_ops():
+    with tracing.operators("native" if options.native else "program"):
         program = torch_program.trace(model, options)
     extra = None if options.labels is None else {"labels.txt": "\n".join(options.labels)}
     torch.export.save(program, str(path), extra_files=extra)
@@ -53,7 +53,7 @@ def write_onnx(model, path, options, deform_conv):
         )
 
     table = {}
-    with tracing.deform_conv_ops() if deform_conv else tracing.portable_ops():
+    with tracing.operators("deform_conv" if deform_conv else "portable"):
         program = torch_program.trace(model, options)
     if deform_conv:
         table[torch.ops.keras_internimage.deform_conv.default] = translation

@@ -66,7 +66,7 @@ class Pallas:
 
 
 class DeformConv:
-    """For exporters that know a standard deformable convolution: `tracing.deform_conv_ops`."""
+    """For exporters that know a standard deformable convolution; see `tracing.operators`."""
 
     def run(self, *arguments):
         from keras_internimage.ops import deform_conv

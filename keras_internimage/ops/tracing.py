@@ -38,41 +38,21 @@ def portable_ops():
     keep functions they traced before. `keras_internimage.layers.set_implementation`
     makes them forget.
     """
-    with _set("portable"):
+    with operators("portable"):
         yield
 
 
 @contextlib.contextmanager
-def native_ops():
-    """Within it, exporters are not looked for: what they write holds the native operation."""
-    with _set("native"):
-        yield
+def operators(kind):
+    """Within it, DCNv3 is what one kind of exported file can hold, or holds best.
 
-
-@contextlib.contextmanager
-def litert_ops():
-    """As `portable_ops`, with the operations that LiteRT computes fastest."""
-    with _set("litert"):
-        yield
-
-
-@contextlib.contextmanager
-def program_ops():
-    """As `portable_ops`, with PyTorch's own operations, which not all its exporters know."""
-    with _set("program"):
-        yield
-
-
-@contextlib.contextmanager
-def deform_conv_ops():
-    """Within it, DCNv3 is one `deform_conv.NAME` in what PyTorch exports."""
-    with _set("deform_conv"):
-        yield
-
-
-@contextlib.contextmanager
-def _set(value):
-    token = _context.set(value)
+    - `"portable"`: standard operations of the backend.
+    - `"litert"`, `"program"`: the same, but with operations that LiteRT computes fastest, or that
+      PyTorch has and not all its exporters know.
+    - `"deform_conv"`: one `deform_conv.NAME` in what PyTorch exports.
+    - `"native"`: the native operation; exporters are not looked for.
+    """
+    token = _context.set(kind)
     try:
         yield
     finally:

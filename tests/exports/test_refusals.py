@@ -102,3 +102,24 @@ def test_the_command(tmp_path, model, capsys):
     assert "largest difference" in capsys.readouterr().out
     assert cli.main([arguments[0], str(tmp_path / "model.h5")]) == 2
     assert "suffix of `path`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.h5"], "suffix of `path`"),
+        (["no/folder/model.onnx"], "`path` must lie in"),
+        (["model.onnx", "--precision", "int3"], "`precision` must be"),
+        (["model.onnx", "--labels", "none.txt"], "none.txt"),
+        (["model.onnx", "--native"], "`native=True` needs"),
+    ],
+)
+def test_the_command_refuses_before_it_downloads(tmp_path, monkeypatch, capsys, arguments, message):
+    def download(*_):
+        raise AssertionError("downloaded")
+
+    monkeypatch.setattr(cli, "_load", download)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["internimage_t_1k_224", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

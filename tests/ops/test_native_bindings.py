@@ -124,7 +124,7 @@ def test_torch_export_can_keep_the_operator_and_unknown_sizes():
 
     example = tuple(torch.from_numpy(a) for a in arrays()[:2])
     shapes = {0: torch.export.Dim("n"), 1: torch.export.Dim("h"), 2: torch.export.Dim("w")}
-    with tracing.native_ops():
+    with tracing.operators("native"):
         program = torch.export.export(Module(), example, dynamic_shapes=(shapes, shapes))
     assert "keras_internimage.dcnv3" in str(program.graph)
     tensors = arrays(batch=3, size=(4, 7))[:2]
