@@ -21,10 +21,15 @@ def batch_parallel(function, rule):
             `"n h w c, n p q o -> n p q c"`.
     """
 
+    # Outside of functions that are compiled as a whole, this one is, and once.
+    @jax.jit
+    def partitioned(*arrays):
+        return _partitioned(function, rule, arrays)
+
     # What is partitioned has no rule for `jax.vmap`: the mapped axis becomes part of the batch.
     @jax.custom_batching.custom_vmap
     def mapped(*arrays):
-        return _partitioned(function, rule, arrays)
+        return (function if jax.device_count() == 1 else partitioned)(*arrays)
 
     @mapped.def_vmap
     def _fold(size, in_batched, *arrays):

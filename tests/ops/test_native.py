@@ -194,7 +194,7 @@ def test_without_a_compiler_one_warning_and_a_working_model(tmp_path):
     run = python(WITHOUT, **environment)
     assert run.returncode == 0, run.stderr
     first, warning = run.stdout.split("\n", 1)
-    assert first == "1 [('native', False), ('portable', True)]", run.stdout
+    assert first == "1 [('native', False), ('pallas', False), ('portable', True)]", run.stdout
     assert "portable implementation" in warning
     assert "compiler" in warning and "KERAS_INTERNIMAGE_KERNELS=off" in warning
 
