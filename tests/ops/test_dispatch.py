@@ -69,7 +69,7 @@ def test_a_name_is_an_order(fakes):
 
 
 def test_unknown_name_lists_the_known_ones():
-    known = r"None or one of \['native', 'portable'\]. Received: .*'cuda'"
+    known = r"None or one of \['native', 'pallas', 'portable'\]. Received: .*'cuda'"
     with pytest.raises(ValueError, match=known):
         call(implementation="cuda")
     with pytest.raises(ValueError, match="Received: implementation='cuda'"):

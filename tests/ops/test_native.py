@@ -200,7 +200,7 @@ def test_without_a_compiler_one_warning_and_a_working_model(tmp_path):
 
     run = python(WITHOUT, **{**environment, "KERAS_INTERNIMAGE_KERNELS": "off"})
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("0 [('native', False), ('portable', True)]")
+    assert run.stdout.startswith("0 [('native', False), ('pallas', False), ('portable', True)]")
 
     run = python(WITHOUT, **{**environment, "KERAS_INTERNIMAGE_KERNELS": "require"})
     assert run.returncode != 0
