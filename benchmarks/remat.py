@@ -1,6 +1,7 @@
-"""Peak memory and time of a training step with `keras.RematScope` and without, in PyTorch, on CPU.
+"""Peak memory and time of a training step with `keras.RematScope` and without, on CPU.
 
-    python benchmarks/remat.py [--model InternImageB] [--batch 4] [--threads N]
+    python benchmarks/remat.py [--model InternImageB] [--batch 4] [--backends torch tensorflow jax]
+        [--threads N]
 
 Keras' `train_on_batch` with SGD on random weights and images of 224 pixels, float32. Memory is the
 peak of the resident set in the second step, over what was resident after the imports; a fresh
@@ -32,21 +33,20 @@ class Side:
         import keras
 
         scope = keras.RematScope(mode="full") if self.side["remat"] else contextlib.nullcontext()
+        keras.utils.set_random_seed(0)
         with scope:
-            keras.utils.set_random_seed(0)
-            options = {"classifier_activation": None, "drop_path_rate": 0.0}
-            model = self.build(weights=None, **options)
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            model.compile(keras.optimizers.SGD(0.01), loss)
-            rng = np.random.default_rng(0)
-            x = rng.normal(size=(self.side["batch"], 224, 224, 3)).astype("float32")
-            y = np.zeros(len(x), "int32")
-            model.train_on_batch(x, y)
-            turns.resident()  # gives back what the first step left unused
-            turns.reset_peak()
-            start = time.perf_counter()
-            loss = float(model.train_on_batch(x, y))
-            return turns.peak() - self.imported, time.perf_counter() - start, loss
+            model = self.build(weights=None, classifier_activation=None, drop_path_rate=0.0)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.01), loss)
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(self.side["batch"], 224, 224, 3)).astype("float32")
+        y = np.zeros(len(x), "int32")
+        model.train_on_batch(x, y)
+        turns.resident()  # gives back what the first step left unused
+        turns.reset_peak()
+        start = time.perf_counter()
+        loss = float(model.train_on_batch(x, y))
+        return turns.peak() - self.imported, time.perf_counter() - start, loss
 
 
 def main():
@@ -55,22 +55,34 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="InternImageB")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--backends", nargs="+", default=["torch", "tensorflow", "jax"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--verbose", action="store_true", help="show what the workers print")
     options = parser.parse_args()
     turns.print_circumstances()
-    turns.print_head(f"{options.model}, batch {options.batch}:", "", "MB", "s", "loss")
-    for remat in (False, True):
-        side = {
-            "backend": "torch",
-            "model": options.model,
-            "batch": options.batch,
-            "remat": remat,
-        }
-        with turns.started(__file__, {"": side}, options.threads, options.verbose) as workers:
-            megabytes, seconds, loss = workers[""].ask("step")
-        label = "RematScope" if remat else "as it is"
-        turns.print_row(label, f"{megabytes:.0f}", f"{seconds:.1f}", f"{loss:.3f}")
+    turns.print_head(
+        f"{options.model}, batch {options.batch}:",
+        *("side", "MB", "s", "loss", "MB, and s, to those without"),
+    )
+    for backend in options.backends:
+        plain = None
+        for remat in (False, True):
+            side = {
+                "backend": backend,
+                "model": options.model,
+                "batch": options.batch,
+                "remat": remat,
+            }
+            with turns.started(__file__, {"": side}, options.threads, options.verbose) as workers:
+                megabytes, seconds, loss = workers[""].ask("step")
+            plain = plain or (megabytes, seconds)
+            turns.print_row(
+                f"{backend}, RematScope" if remat else backend,
+                f"{megabytes:.0f}",
+                f"{seconds:.1f}",
+                f"{loss:.3f}",
+                f"{megabytes / plain[0]:.2f}, {seconds / plain[1]:.2f}" if remat else "",
+            )
 
 
 if __name__ == "__main__":

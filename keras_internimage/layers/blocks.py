@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_internimage.layers import parts
 from keras_internimage.layers.composite import (
     CompositeLayer,
     check_image_features,
@@ -12,6 +13,7 @@ from keras_internimage.layers.composite import (
     pad_image,
     padded_shape,
     registered,
+    without_remat,
 )
 from keras_internimage.layers.dcnv3 import DCNv3
 from keras_internimage.layers.drop_path import DropPath
@@ -220,25 +222,42 @@ class InternImageBlock(CompositeLayer):
         self.built = True
 
     def call(self, inputs, training=None):
-        x = inputs
+        return self._branches(inputs, self._draw(inputs, training), training)
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """Keras' hook for `keras.RematScope`: the block keeps only its input for the gradient.
+
+        What is random is drawn before, once: Keras' own way would draw anew for the gradient.
+        """
+        if super().rematerialized_call(layer_call, *args, **kwargs) is layer_call:
+            return layer_call
+        without_remat(self._flatten_layers(include_self=False))
+        return self._call_recomputed
+
+    def _call_recomputed(self, inputs, training=None):
+        if not training:
+            return self.call(inputs, training=training)
+        scales = self._draw(inputs, training)
+        return parts.whole(self, lambda x: self._branches(x, scales, training), inputs)
+
+    def _draw(self, inputs, training):
+        """The factors of the two branches, by which stochastic depth drops them."""
+        if self.drop_path is None or not training:
+            return None, None
+        return self.drop_path.draw(inputs), self.drop_path.draw(inputs)
+
+    def _branches(self, x, scales, training):
         branch = x if self.post_norm else self._chain(x, self.norm1, training=training)
         branch = self._run(self.dcn, branch, training=training)
         if self.post_norm or self.res_post_norm:
             branch = self._run(self.norm1 if self.post_norm else self.res_post_norm1, branch)
-        x = self._residual(x, branch, self.gamma1, training)
+        x = _residual(x, branch, self.gamma1, scales[0])
         before = () if self.post_norm else (self.norm2,)
         hidden = self._chain(x, *before, self.mlp_fc1, training=training)
         branch = self._chain(hidden, keras.activations.gelu, self.mlp_fc2, training=training)
         if self.post_norm or self.res_post_norm:
             branch = self._run(self.norm2 if self.post_norm else self.res_post_norm2, branch)
-        return self._residual(x, branch, self.gamma2, training)
-
-    def _residual(self, x, branch, gamma, training):
-        if gamma is not None:
-            branch = branch * ops.cast(gamma, branch.dtype)
-        if self.drop_path is not None:
-            branch = self.drop_path(branch, training=training)
-        return x + branch
+        return _residual(x, branch, self.gamma2, scales[1])
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -254,3 +273,10 @@ class InternImageBlock(CompositeLayer):
             **{name: getattr(self, name) for name in own},
             **{name: getattr(self.dcn, name) for name in of_dcn.split()},
         }
+
+
+def _residual(x, branch, *factors):
+    for factor in factors:
+        if factor is not None:
+            branch = branch * ops.cast(factor, branch.dtype)
+    return x + branch

@@ -41,6 +41,12 @@ class CompositeLayer(keras.layers.Layer):
         return keras.layers.Dense(units, name=name, dtype=self.dtype_policy, **kwargs)
 
 
+def without_remat(layers):
+    """Takes layers out of the `keras.RematScope` they were made in; Keras has no other way to."""
+    for layer in layers:
+        layer._remat_mode = None
+
+
 def serialized_dtype_policy(layer):
     """The config of a layer's or model's data type policy, with those of its quantised parts."""
     policy = layer.dtype_policy

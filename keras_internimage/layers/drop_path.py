@@ -40,11 +40,14 @@ class DropPath(keras.layers.Layer):
     def call(self, inputs, training=None):
         if not training or self.rate == 0:
             return inputs
+        return inputs * self.draw(inputs)
+
+    def draw(self, inputs):
+        """The factors `b / (1 - rate)`, shaped to be multiplied with `inputs`."""
         keep = 1.0 - self.rate
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         draw = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
-        scale = ops.where(draw < keep, 1.0 / keep, 0.0)
-        return inputs * ops.cast(scale, inputs.dtype)
+        return ops.cast(ops.where(draw < keep, 1.0 / keep, 0.0), inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -6,14 +6,24 @@ they are called the short way. Where a backend has a faster way to compute what 
 on the device at hand, with the sub-layer's own variables, that is taken.
 """
 
+import contextvars
 import importlib
 
 import keras
 
+# How parts run within what is computed anew for its gradient: the short way, or, in mixed
+# precision, called: Keras' scope which casts variables is over by then, each part opens its own.
+SHORT, CALLED = "short", "called"
+_recomputed = contextvars.ContextVar("recomputed", default=None)
+
 
 def run(owner, layer, inputs, **kwargs):
     """`layer(inputs)` for a sub-layer of `owner` that has been built, called within its call."""
-    if layer.quantization_mode is not None or layer.compute_dtype != owner.compute_dtype:
+    if (
+        layer.quantization_mode is not None
+        or layer.compute_dtype != owner.compute_dtype
+        or _recomputed.get() == CALLED
+    ):
         return layer(inputs, **kwargs)
     fast = _backend.FAST.get(type(layer))
     if fast is not None:
@@ -30,25 +40,36 @@ def chain(owner, layers, inputs, training):
     product, so that this costs little, and InternImage keeps a good half of its activations.
     Functions may stand for layers.
     """
-    if not training or isinstance(layers[0], keras.layers.Dense):
+    if not training or isinstance(layers[0], keras.layers.Dense) or _recomputed.get():
         return through(owner, layers, inputs)
-    call = run
-    if owner.compute_dtype != owner.variable_dtype:
-        # The scope in which Keras casts the owner's variables will be over; a layer opens its own.
-        call = _call
-    return _backend.recomputed(lambda x: through(owner, layers, x, call), inputs)
+    function = _with_scopes(owner, lambda x: through(owner, layers, x))
+    return _backend.recomputed(function, inputs, whole=False)
 
 
-def through(owner, layers, inputs, call=run):
+def through(owner, layers, inputs):
     """`run` one after the other; functions may stand for layers."""
     for layer in layers:
         is_layer = isinstance(layer, keras.layers.Layer)
-        inputs = call(owner, layer, inputs) if is_layer else layer(inputs)
+        inputs = run(owner, layer, inputs) if is_layer else layer(inputs)
     return inputs
 
 
-def _call(_, layer, inputs):
-    return layer(inputs)
+def whole(owner, function, inputs):
+    """`function(inputs)`, which runs sub-layers; only `inputs` is kept for the gradient."""
+    return _backend.recomputed(_with_scopes(owner, function), inputs, whole=True)
+
+
+def _with_scopes(owner, function):
+    way = SHORT if owner.compute_dtype == owner.variable_dtype else CALLED
+
+    def scoped(inputs):
+        token = _recomputed.set(way)
+        try:
+            return function(inputs)
+        finally:
+            _recomputed.reset(token)
+
+    return scoped
 
 
 if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
@@ -57,5 +78,6 @@ if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
         f"in keras.json. Received: {keras.backend.backend()!r}"
     )
 # Of each backend: `FAST`, functions `(layer, inputs)` by the type of layer, which may return None
-# for "not faster here"; and `recomputed(function, inputs)`.
+# for "not faster here"; and `recomputed(function, inputs, whole)`, where but for the `whole` of a
+# layer only the last part may be a product.
 _backend = importlib.import_module(f"keras_internimage.layers.parts_{keras.backend.backend()}")

@@ -112,7 +112,7 @@ def _shifted_backward(kept, upstream):
 _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
-def recomputed(function, inputs):
+def recomputed(function, inputs, whole):
     """`function(inputs)`, computed anew for its gradient: `jax.checkpoint` that XLA cannot undo.
 
     On a CPU XLA forgets about barriers before it decides about the order, and then computes early

@@ -5,7 +5,7 @@ import tensorflow as tf
 FAST = {}
 
 
-def recomputed(function, inputs):
+def recomputed(function, inputs, whole):
     """`function(inputs)`, computed anew for its gradient.
 
     `tf.recompute_grad` does the same, but walks through the whole graph at every use: it made

@@ -102,8 +102,8 @@ def _recomputation():
         _recomputing.reset(token)
 
 
-def recomputed(function, inputs):
-    """`function(inputs)`, computed anew for its gradient; only the last layer may be a product."""
+def recomputed(function, inputs, whole):
+    """`function(inputs)`, computed anew for its gradient."""
     if (
         not torch.is_grad_enabled()
         or not _eager(inputs)
@@ -115,7 +115,10 @@ def recomputed(function, inputs):
         inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), _recomputation()),
+        context_fn=lambda: (
+            contextlib.nullcontext(),
+            contextlib.nullcontext() if whole else _recomputation(),
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 import keras
 
 from keras_internimage.models import arguments
-from keras_internimage.models.network import classifier, feature_maps
+from keras_internimage.models.network import classifier, feature_maps, leave_remat_to_blocks
 
 
 def InternImage(
@@ -130,6 +130,7 @@ def InternImage(
             }[pooling]
             x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
     model = keras.Model(inputs, x, name=name)
+    leave_remat_to_blocks(model)
     if weights is not None:
         load_weights(model, weights, variant=variant)
     return model

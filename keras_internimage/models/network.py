@@ -13,6 +13,7 @@ from keras_internimage.layers.composite import (
     LAYER_NORM_EPSILON,
     convolution_initializer,
     linear_initializer,
+    without_remat,
 )
 
 # The widths of the head of InternImage-H and -G, the same for both.
@@ -98,6 +99,16 @@ def classifier(maps, classes, activation, drop_rate=0.0, use_clip_projector=Fals
         name="predictions",
         dtype=dtype,
     )(x)
+
+
+def leave_remat_to_blocks(model):
+    """What a `keras.RematScope` asks for, the blocks of `model` do, and nothing else of it.
+
+    The norms between them would save little, and Keras 3.15 fails for its own layers and models in
+    TensorFlow, and in JAX for those which are told whether they are trained.
+    """
+    layers = model._flatten_layers()
+    without_remat(layer for layer in layers if not isinstance(layer, InternImageBlock))
 
 
 def _average_head(x, dtype):

@@ -17,8 +17,10 @@ from jax.experimental import pallas as pl
 from keras_internimage.ops.geometry import FAR, DCNv3Geometry
 from keras_internimage.ops.partitioning_jax import batch_parallel
 
-try:  # deprecated since JAX 0.11
+try:  # deprecated since JAX 0.11, and there until 0.12 at least; without loads before 0.7.2
     from jax.experimental.pallas import triton
+
+    triton = triton if hasattr(triton, "load") else None
 except ImportError:
     triton = None
 
@@ -35,7 +37,7 @@ def why_not(request=None):
     from keras_internimage.ops import native_jax
 
     if triton is None:
-        return f"JAX {jax.__version__} has no Pallas for Triton"
+        return f"JAX {jax.__version__} has not the Pallas for Triton of JAX 0.7.2 to 0.12"
     device = native_jax.device_type() if request is None else request.device
     if device != "cuda" and not interpret:
         return f"Pallas' kernels are for NVIDIA GPUs, not for {device!r} devices"

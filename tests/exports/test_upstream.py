@@ -88,6 +88,19 @@ def test_keras_cannot_recompute_a_model(backend):
             model.train_on_batch(np.zeros((2, 4)), np.zeros((2, 8)))
 
 
+@upstream("torch", keras="3.15.1")
+def test_keras_draws_anew_for_a_gradient():
+    """The reason why blocks draw for stochastic depth before what is computed anew."""
+    import torch
+
+    with keras.RematScope(mode="full"):
+        layer = keras.layers.Dropout(0.5, seed=1)
+    x = torch.ones((1, 64), requires_grad=True)
+    y = layer(x * 1, training=True)
+    (y**2).sum().backward()
+    assert (x.grad[y > 0] == 0).any()
+
+
 @upstream("torch", openvino="2026.4.1")
 def test_openvino_cannot_read_deform_conv(tmp_path):
     import onnx

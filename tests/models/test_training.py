@@ -95,6 +95,47 @@ def test_fit_compiled_by_torch():
     check_fit(make_one_block(), jit_compile=True)
 
 
+BLOCKS = [f"stage{stage}_block1" for stage in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    "policy, tolerance, mode, names",
+    [
+        ("float32", 1e-5, "full", BLOCKS),
+        ("mixed_bfloat16", 1e-2, "list_of_layers", BLOCKS[1:2]),
+    ],
+)
+def test_blocks_are_computed_anew_in_a_remat_scope(policy, tolerance, mode, names, monkeypatch):
+    """The same training, stochastic depth included, while blocks run again for their gradients."""
+    runs, wholes = [], []
+    branches, whole = layers.InternImageBlock._branches, layers.parts.whole
+
+    def spy(block, *arguments):
+        runs.append(block.name)
+        return branches(block, *arguments)
+
+    def train(mode, **options):
+        keras.utils.set_random_seed(0)
+        with keras.RematScope(mode, **options):
+            model = make(dtype=policy, drop_path_rate=0.5, layer_scale=1.0)
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        runs.clear()
+        losses = [float(model.train_on_batch(*data())) for _ in range(2)]
+        return losses, [runs.count(name) for name in BLOCKS]
+
+    monkeypatch.setattr(layers.InternImageBlock, "_branches", spy)
+    monkeypatch.setattr(
+        layers.parts, "whole", lambda block, *rest: wholes.append(block.name) or whole(block, *rest)
+    )
+    expected, before = train(None)
+    losses, after = train(mode, layer_names=names)
+    np.testing.assert_allclose(losses, expected, rtol=tolerance)
+    assert set(wholes) == set(names)
+    if BACKEND != "jax":  # which traces a function once, and differentiates what came of it
+        more = [name for name, a, b in zip(BLOCKS, after, before, strict=True) if a > b]
+        assert more == names
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_fit_in_mixed_precision(policy):
     model = make_one_block(policy)

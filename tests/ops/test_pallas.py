@@ -119,7 +119,12 @@ def test_refusals():
 
 
 def lowered(function, *arguments):
-    text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    """How many Triton kernels there are in what is compiled for a GPU, on a machine without."""
+    device = jax.sharding.AbstractDevice("NVIDIA H100", num_cores=132, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)  # JAX 0.12 asks for it
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(function).trace(*arguments)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
     return text.count("__gpu$xla.gpu.triton")
 
 
