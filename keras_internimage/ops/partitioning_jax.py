@@ -43,6 +43,14 @@ def batch_parallel(function, rule):
         return results, jax.tree.map(lambda _: True, results)
 
     def split(*arrays):
+        axes = _explicit_axes(arrays)
+        if axes is not None:  # on a mesh of explicit axes, types say what is where
+            spec = PartitionSpec(axes)
+            arrays = [jax.sharding.reshard(array, spec) for array in arrays]
+            return jax.shard_map(on_device, in_specs=spec, out_specs=spec)(*arrays)
+        return on_device(*arrays)
+
+    def on_device(*arrays):
         # Within `jax.shard_map` all results differ between the devices that the arguments do.
         axes = frozenset().union(*map(_varying_axes, arrays))
         return jax.tree.map(
@@ -85,6 +93,20 @@ def _partitioned(function, rule, arrays):
         partition=partition, infer_sharding_from_operands=split, sharding_rule=rule
     )
     return operation(*arrays, *constants)
+
+
+def _explicit_axes(arrays):
+    """The explicit mesh axes that the first axis of arrays is split along, None without any."""
+    specs = [getattr(getattr(jax.typeof(a), "sharding", None), "spec", ()) for a in arrays]
+    if not any(part is not None for spec in specs for part in spec):
+        return None
+    for spec in specs:
+        if any(part is not None for part in spec[1:]):
+            raise ValueError(
+                "On a mesh of explicit axes, DCNv3's tensors must be split along the batch alone; "
+                f"`jax.sharding.reshard` brings them there. Received: {spec}"
+            )
+    return next(spec[0] for spec in specs if len(spec) and spec[0] is not None)
 
 
 def _varying_axes(array):

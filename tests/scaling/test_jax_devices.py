@@ -51,6 +51,24 @@ for function in (operator, jax.grad(loss, argnums=(0, 1))):
     one = jax.vmap(function, in_axes=(0, None))(x[:, None], om[:1])
     expected = function(x[3:4], om[:1])
     close(jax.tree.map(lambda a: a[3], one), expected)
+
+# A mesh of explicit axes, where the types of arrays say how they are split.
+expected = [function(x, om) for function in (operator, jax.grad(loss, argnums=(0, 1)))]
+explicit = (jax.sharding.AxisType.Explicit,) * 2
+jax.set_mesh(jax.make_mesh((2, 2), ("batch", "rows"), axis_types=explicit))
+put = [jax.device_put(a, P("batch")) for a in (x, om)]
+for function, values in zip((operator, jax.grad(loss, argnums=(0, 1))), expected, strict=True):
+    jitted = jax.jit(function)
+    assert "all-gather" not in jitted.lower(*put).compile().as_text()
+    results = jitted(*put)
+    close(results, values)
+    assert all(jax.typeof(r).sharding.spec[0] == "batch" for r in jax.tree.leaves(results))
+try:
+    jax.jit(operator)(jax.device_put(x, P("batch", "rows")), put[1])
+except ValueError as error:
+    assert "split along the batch alone" in str(error), error
+else:
+    raise AssertionError("rows that are split were not refused")
 """
 
 
