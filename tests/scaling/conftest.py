@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -53,3 +54,15 @@ def run(start):
         return output
 
     return _run
+
+
+@pytest.fixture
+def free_port():
+    """Finds a port that nobody listens to."""
+
+    def _free_port():
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            return str(found.getsockname()[1])
+
+    return _free_port

@@ -142,6 +142,40 @@ def test_a_model_split_over_devices(run, tmp_path):
     np.testing.assert_allclose(split, alone, atol=1e-5)
 
 
+SHARE = """
+import collections
+import jax, keras
+from keras_internimage import InternImage, distribution
+
+mesh = keras.distribution.DeviceMesh((1, 4), ["batch", "model"])
+layout = distribution.layout_map(mesh)
+keras.distribution.set_distribution(
+    keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+)
+# InternImage-H with all its parts at a tenth of its width.
+model = InternImage(
+    channels=32, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), dw_kernel_size=5, res_post_norm=True,
+    level2_post_norm=True, level2_post_norm_block_ids=(1,), center_feature_scale=True,
+    use_clip_projector=True, classes=100, weights=None, input_shape=(64, 64, 3),
+)
+optimizer = keras.optimizers.AdamW()
+optimizer.build(model.trainable_variables)
+whole = sum(v.value.nbytes for v in (*model.variables, *optimizer.variables))
+held = collections.Counter()
+for array in jax.live_arrays():
+    for shard in array.addressable_shards:
+        held[shard.device] += shard.data.nbytes
+shares = [size / whole for size in held.values()]
+assert len(shares) == 4 and all(0.25 <= share < 0.26 for share in shares), shares
+"""
+
+
+def test_each_device_holds_its_share(run, tmp_path):
+    """Of a model's weights and of its optimizer's state, on four devices: a quarter."""
+    (tmp_path / "program.py").write_text(SHARE)
+    run("program.py", XLA_FLAGS=DEVICES)
+
+
 def test_the_layout_names_an_axis():
     from keras_internimage import distribution
 

@@ -1,7 +1,6 @@
 """TensorFlow's mirrored strategy, and two processes of PyTorch or JAX: the same losses as alone."""
 
 import re
-import socket
 
 import keras
 import numpy as np
@@ -110,12 +109,6 @@ if rank == 0:
 """
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
-
-
 def check_kernels(output):
     if dispatch.runs("native"):
         (calls,) = re.findall(r"native calls: (\d+)", output)
@@ -138,7 +131,7 @@ def test_mirrored_strategy(run, tmp_path):
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="PyTorch's and JAX's")
-def test_two_processes(start, run, tmp_path):
+def test_two_processes(start, run, tmp_path, free_port):
     (tmp_path / "alone.py").write_text(MODEL + ALONE)
     (tmp_path / "parallel.py").write_text(MODEL + (DDP if BACKEND == "torch" else JAX_PROCESSES))
     port = free_port()
