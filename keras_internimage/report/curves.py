@@ -24,8 +24,7 @@ def draw(history, theme, titles=None):
     width, height = PANEL_SIZE
     if not titles:
         made = style.figure(width * 1.5, 1.2, theme)
-        style.write_text(
-            made,
+        made.text(
             *(0.5, 0.5, "No history was recorded."),
             color=theme.muted,
             ha="center",
@@ -50,20 +49,18 @@ def _panel(axes, history, title, theme):
     lines = [(training, "training", theme.second), (validation, "validation", theme.accent)]
     if title == "Learning rate":
         lines = [(training, None, theme.accent)]
-    finite = []
+    finite = {}
     for values, label, colour in lines:
         if not values.size:
             continue
-        shown = np.where(np.isfinite(values), values, np.nan)
-        finite.append(np.isfinite(values))
-        alone = np.isfinite(values).sum() and _has_lonely(np.isfinite(values))
+        finite[label] = np.isfinite(values)
         axes.plot(
             np.arange(1, len(values) + 1),
-            shown,
+            np.where(finite[label], values, np.nan),
             color=colour,
             linewidth=2,
             solid_capstyle="round",
-            marker="o" if len(values) <= MARKED or alone else None,
+            marker="o" if len(values) <= MARKED or _has_lonely(finite[label]) else None,
             markersize=4,
             label=label,
             clip_on=False,
@@ -103,10 +100,9 @@ def _panel(axes, history, title, theme):
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.set_xlabel(_epochs_label(finite), color=theme.muted, fontsize=8.5)
-    if not any(mask.any() for mask in finite):
+    if not any(mask.any() for mask in finite.values()):
         axes.set(yticks=[])
-        style.write_text(
-            axes,
+        axes.text(
             *(0.5, 0.5, "not one finite value"),
             transform=axes.transAxes,
             color=theme.wrong,
@@ -127,8 +123,9 @@ def _has_lonely(finite):
 
 
 def _epochs_label(finite):
-    missing = sorted({int(i) + 1 for mask in finite for i in np.flatnonzero(~mask)})
-    if not missing:
-        return "epoch"
-    what = f"in epoch {missing[0]}" if len(missing) == 1 else f"in {len(missing)} epochs"
-    return f"epoch (not finite {what}{', first in ' + str(missing[0]) if len(missing) > 1 else ''})"
+    missing = [
+        f"{label or ''} {len(mask) - mask.sum()} of {len(mask)}".strip()
+        for label, mask in finite.items()
+        if not mask.all()
+    ]
+    return "epoch" + (f" (not finite: {', '.join(missing)})" if missing else "")

@@ -43,11 +43,15 @@ class Gallery:
             return f"No mistakes among {count_images(self.images)}."
         shown = len(self.mistakes)
         if not shown:
-            return f"{self.total} of {count_images(self.images)} wrong; none of them can be shown."
+            return f"{self.total:,} of {count_images(self.images)} wrong; none can be shown."
+        if self.unreadable:
+            return f"{shown} of {self.total:,} mistakes"
         if shown == self.total:
             return f"All {shown} mistakes" if shown > 1 else "The only mistake"
-        return f"The {shown} worst of {self.total} mistakes" if shown > 1 else (
-            f"The worst of {self.total} mistakes"
+        return (
+            f"The {shown} worst of {self.total:,} mistakes"
+            if shown > 1
+            else (f"The worst of {self.total:,} mistakes")
         )
 
     def note(self):
@@ -99,19 +103,17 @@ def draw(gallery, names, theme, lettering):
     top, bottom = 0.95 if rows else 0.75, 0.5 if note else 0.15
     width = 2 * margin + columns * cell + (columns - 1) * gap
     height = top + rows * (cell + words) + max(rows - 1, 0) * gap * 0.5 + bottom
-    made = style.figure(width, height, theme, lettering.families)
+    made = style.figure(width, height, theme)
     inches = {"va": "baseline", "ha": "left"}
 
     def say(x, y, text, size, colour, weight="normal", room=cell):
         text = lettering.fitted(lettering.drawable(text), size, room * 72, weight)
         place = (x / width, 1 - y / height)
-        style.write_text(
-            made, *place, text, fontsize=size, color=colour, fontweight=weight, **inches
-        )
+        made.text(*place, text, fontsize=size, color=colour, fontweight=weight, **inches)
 
     say(margin, 0.45, heading, 12, theme.ink, "bold", width - 2 * margin)
     if rows:
-        caption = "Predicted class with its probability, then the true class. "
+        caption = "The predicted class and its probability, then the true class. "
         caption += "The most confidently wrong come first."
         say(margin, 0.68, caption, 9, theme.muted, room=width - 2 * margin)
     for i, mistake in enumerate(gallery.mistakes):
@@ -122,9 +124,10 @@ def draw(gallery, names, theme, lettering):
         _show(axes, mistake.image, theme)
         y += cell + 0.2
         number = percent(mistake.probability)
-        room = cell - lettering.width(f"  {number}", 9, "bold") / 72
-        name = lettering.fitted(names[mistake.predicted], 9, room * 72, "bold")
-        say(x, y, f"{name}  {number}", 9, theme.wrong, "bold")
+        # Two texts: a name written from right to left would turn the number's order, too.
+        indent = lettering.width(f"{number}  ", 9, "bold") / 72
+        say(x, y, number, 9, theme.wrong, "bold")
+        say(x + indent, y, names[mistake.predicted], 9, theme.wrong, "bold", cell - indent)
         say(x, y + 0.18, f"true: {names[mistake.true]}", 9, theme.ink)
         say(x, y + 0.35, mistake.path, 7, theme.muted)
     if note:
@@ -154,10 +157,9 @@ def _show(axes, image, theme):
 
 
 def percent(share):
-    """Rounded, but 100 % and 0 % only where it is that."""
-    if 0.995 <= share < 1:
-        return f"{np.floor(share * 1000) / 10:.1f} %"
-    return f"{share:.0%}".replace("%", " %")
+    """Rounded, but 100 % only where it is that."""
+    number = f"{np.floor(share * 1000) / 10:.1f}" if 0.995 <= share < 1 else f"{100 * share:.0f}"
+    return f"{number}\N{NO-BREAK SPACE}%"
 
 
 def count_images(number):

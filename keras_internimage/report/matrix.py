@@ -47,29 +47,30 @@ def draw(counts, names, theme, lettering, pairs=None):
     plan = Plan.of(counts)
     pairs = len(counts) > MANY if pairs is None else pairs
     confused = metrics.confused_pairs(counts, PAIRS) if pairs else []
-    labels = [lettering.fitted(name, plan.label_size, LABEL_WIDTH) for name in names]
-    widths = [lettering.width(label, plan.label_size) / 72 for label in labels[:: plan.step]]
+    shown = names[:: plan.step]
+    labels = [lettering.fitted(name, plan.label_size, LABEL_WIDTH) for name in shown]
+    widths = [lettering.width(label, plan.label_size) / 72 for label in labels]
     # Where names fit beside each other they are level, else they stand.
     level = max(widths) < plan.side / len(counts) * 0.92
-    left = max(widths) + 0.55
-    below = 0.75 if level else max(widths) + 0.62
+    left = max(widths) + 0.5
+    below = 0.62 if level else max(widths) + 0.5
     scale_width = 0.85
     pairs_width = PAIRS_WIDTH if confused else 0.0
     width = left + plan.side + scale_width + pairs_width
     height = below + plan.side + 0.25
-    made = style.figure(width, height, theme, lettering.families)
+    made = style.figure(width, height, theme)
 
     def place(x, y, w, h):
         return made.add_axes([x / width, y / height, w / width, h / height])
 
     axes = place(left, below, plan.side, plan.side)
     image = _heat_map(axes, counts, plan, theme)
-    _name_classes(axes, labels, plan, level, theme, lettering)
+    _name_classes(axes, labels, plan, level, theme)
     inch = 1 / plan.side  # of the matrix, in its own coordinates
     every = "" if plan.step == 1 else f" (every {_ordinal(plan.step)} is named)"
     words = dict(transform=axes.transAxes, color=theme.muted, fontsize=9, ha="center", va="center")
-    style.write_text(axes, 0.5, -(below - 0.2) * inch, f"predicted class{every}", **words)
-    style.write_text(axes, -(left - 0.2) * inch, 0.5, f"true class{every}", rotation=90, **words)
+    axes.text(0.5, -(below - 0.2) * inch, f"predicted class{every}", **words)
+    axes.text(-(left - 0.2) * inch, 0.5, f"true class{every}", rotation=90, **words)
     _scale(place(left + plan.side + 0.15, below, 0.11, min(plan.side, 2.4)), image, theme)
     if confused:
         x = left + plan.side + scale_width
@@ -96,8 +97,7 @@ def _heat_map(axes, counts, plan, theme):
     if plan.number_size:
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                style.write_text(
-                    axes,
+                axes.text(
                     *(column, row, str(count)),
                     ha="center",
                     va="center_baseline",
@@ -107,13 +107,11 @@ def _heat_map(axes, counts, plan, theme):
     return image
 
 
-def _name_classes(axes, labels, plan, level, theme, lettering):
-    where = range(0, len(labels), plan.step)
-    shown = labels[:: plan.step]
-    fonts = {"fontfamily": lettering.families, "parse_math": False}
-    axes.set_yticks(where, shown, **fonts)
+def _name_classes(axes, labels, plan, level, theme):
+    where = [i * plan.step for i in range(len(labels))]
+    axes.set_yticks(where, labels)
     turned = {} if level else {"rotation": 90, "ha": "center", "va": "top"}
-    axes.set_xticks(where, shown, **fonts, **turned)
+    axes.set_xticks(where, labels, **turned)
     axes.tick_params(colors=theme.ink, labelsize=plan.label_size, length=0, pad=5)
     if plan.step > 1:
         axes.tick_params(length=3, color=theme.line)
@@ -136,7 +134,7 @@ def _list_pairs(axes, confused, counts, names, theme, lettering):
 
     def say(x, y, text, size=8.5, colour=theme.muted, **options):
         options = {"va": "center_baseline", **options}
-        style.write_text(axes, x, y, text, fontsize=size, color=colour, **options)
+        axes.text(x, y, text, fontsize=size, color=colour, **options)
 
     say(0.3, 0.1, "Most confused pairs", 11, theme.ink, fontweight="bold", va="top")
     say(0.3, 0.38, "true class, predicted class, images (share of the true class)", 8, va="top")
@@ -148,7 +146,7 @@ def _list_pairs(axes, confused, counts, names, theme, lettering):
             say(x, y, lettering.fitted(name, 8.5, 1.5 * 72), colour=theme.ink)
         say(1.84, y, "→")
         long = 0.8 * images / most
-        axes.barh(y, long, left=3.7, height=0.12, color=theme.wrong)
+        axes.barh(y, long, left=3.7, height=0.09, color=theme.wrong)
         say(3.78 + long, y, f"{images} ({images / counts[true].sum():.0%})", 8)
 
 

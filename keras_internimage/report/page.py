@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from keras_internimage.report import metrics, style
+from keras_internimage.report import matrix, metrics, style
 from keras_internimage.report.gallery import count_images, percent
 from keras_internimage.report.page_style import sheet
 from keras_internimage.report.text import clean
@@ -22,11 +22,12 @@ MEASURES = {
 }
 
 
-def render(results, gallery, pictures):
+def render(results, drawn_names, gallery, pictures):
     """The page, as text.
 
     Args:
         results: checked `Results`.
+        drawn_names: what the pictures call the classes.
         gallery: of `gallery.collect`.
         pictures: `"curves"` and `"matrix"`: lists of `(description, light PNG, dark PNG)` as
             bytes, of `PICTURE_DPI`.
@@ -36,13 +37,13 @@ def render(results, gallery, pictures):
     sections = [
         _headline(results, predicted),
         _section("Training", _curves(pictures["curves"])),
-        _section("Confusion", _confusion(results, counts, pictures["matrix"])),
-        _section("Classes", _classes(results, predicted)),
+        _section("Confusion", _confusion(results, drawn_names, counts, pictures["matrix"])),
+        _section("Classes", _classes(results, drawn_names, predicted)),
         _section("Worst mistakes", _gallery(results, gallery)),
         _section("Settings", _settings(results.settings)),
         _section("Files left out", _skipped(results.skipped)),
     ]
-    title = _text(results.title)
+    title = html.escape(clean(results.title))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -56,7 +57,7 @@ def render(results, gallery, pictures):
 </head>
 <body>
 <main>
-<h1>{title}</h1>
+<h1>{_text(results.title)}</h1>
 {"".join(sections)}
 </main>
 </body>
@@ -74,7 +75,7 @@ def _headline(results, predicted):
     low, high = metrics.interval(right, total)
     tiles = []
     if total:
-        range_ = f"95 % interval {_number(100 * low, 1)}{DASH}{_number(100 * high, 1)} %"
+        range_ = f"95\N{NO-BREAK SPACE}% interval {_number(100 * low, 1)}{DASH}{_share(high)}"
         tiles.append(("Accuracy", _share(right / total), range_))
         if classes > 5:
             top = metrics.top_k(labels, scores, 5)
@@ -102,13 +103,13 @@ def _calibration(labels, scores):
     if not np.isfinite(error):
         return ""
     gap = 100 * (confidence - accuracy)
-    verdict = "about as sure as it is right"
+    verdict = "as sure as it should be"
     if abs(gap) >= 1:
-        verdict = f"{abs(gap):.1f} points too {'sure' if gap > 0 else 'unsure'}"
+        verdict = f"{'over' if gap > 0 else 'under'}confident by {abs(gap):.1f} points"
     return (
-        f"Calibration: the model gives its answers a probability of {_share(confidence)} on "
-        f"average, and {_share(accuracy)} of them are right: it is {verdict}. The expected "
-        f"calibration error is {100 * error:.1f} points."
+        f"Calibration: on average the model gives its answers a probability of "
+        f"{_share(confidence)}, and {_share(accuracy)} of them are right: it is {verdict}. "
+        f"The expected calibration error is {100 * error:.1f} points."
     )
 
 
@@ -128,12 +129,17 @@ def _curves(pictures):
     return f"<div class=curves>{''.join(map(_picture, pictures))}</div>"
 
 
-def _confusion(results, counts, pictures):
-    (matrix,) = pictures
+def _confusion(results, drawn_names, counts, pictures):
+    (picture,) = pictures
+    colours = "The colour is the share of the true class"
+    numbers = matrix.Plan.of(counts).number_size
+    colours += ", the numbers count images." if numbers else "."
+    if any(_numbered(results.class_names, drawn_names)):
+        colours += " A name that the picture's fonts lack is a number there; the table of classes "
+        colours += "has both."
     parts = [
-        "<p>Rows are true classes, columns predicted ones. The colour is the share of the true "
-        "class; numbers, where they fit, are images.</p>",
-        f"<div class=scroll>{_picture(matrix)}</div>",
+        f"<p>Rows are true classes, columns predicted ones. {colours}</p>",
+        f"<div class=scroll>{_picture(picture)}</div>",
     ]
     pairs = metrics.confused_pairs(counts, PAIRS)
     if pairs:
@@ -152,12 +158,13 @@ def _confusion(results, counts, pictures):
     return "\n".join(parts)
 
 
-def _classes(results, predicted):
+def _classes(results, drawn_names, predicted):
     names = results.class_names
     of = metrics.per_class(results.labels, predicted, len(names))
+    number = _numbered(names, drawn_names)
     rows = [
         [
-            _text(names[i]),
+            _text(names[i]) + (f" <small>{drawn_names[i]}</small>" if number[i] else ""),
             *(_number(value[i], 3) for value in (of.precision, of.recall)),
             _bar(np.nan_to_num(of.f1[i]), _number(of.f1[i], 3)),
             f"{of.support[i]:,}",
@@ -189,15 +196,15 @@ def _gallery(results, gallery):
         figures.append(
             f'<figure><div class=frame><img src="{_jpeg(mistake.image)}" width="{width}" '
             f'height="{height}" alt=""></div>'
-            f"<figcaption><b class=wrong>{guess}&ensp;{percent(mistake.probability)}</b>"
-            f"<span>true: {true}&ensp;{percent(mistake.true_probability)}</span>"
+            f"<figcaption><b class=wrong>{percent(mistake.probability)} {guess}</b>"
+            f"<span>true ({percent(mistake.true_probability)}): {true}</span>"
             f"<small>{_text(mistake.path)}</small></figcaption></figure>"
         )
     heading = html.escape(gallery.heading())
     if figures:
         heading = heading.rstrip(".") + (
-            ", the most confidently wrong first: the predicted class with its probability, "
-            "below it the true class with its own."
+            ", the most confidently wrong first: the probability of the predicted class and its "
+            "name, then those of the true class."
         )
     parts = [f"<p>{heading}</p>"]
     if figures:
@@ -261,7 +268,7 @@ def _picture(picture):
     light, dark = (address + base64.b64encode(x).decode() for x in (light, dark))
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" width="{width}" height="{height}" '
+        f'<img src="{light}" width="{width}" height="{height}" style="--natural:{width}px" '
         f'alt="{html.escape(description)}"></picture>'
     )
 
@@ -290,6 +297,14 @@ def _text(value):
     return f"<bdi>{html.escape(clean(value))}</bdi>"
 
 
+def _numbered(names, drawn_names):
+    """Per class, whether the pictures show a number instead of the name."""
+    return [
+        drawn != clean(name) and drawn == f"#{i}"
+        for i, (name, drawn) in enumerate(zip(names, drawn_names, strict=True))
+    ]
+
+
 def _number(value, digits):
     return f"{value:,.{digits}f}" if np.isfinite(value) else DASH
 
@@ -297,7 +312,7 @@ def _number(value, digits):
 def _share(value):
     if not np.isfinite(value):
         return DASH
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _count(number, one, many):

@@ -17,10 +17,9 @@ section{margin-top:3rem}
 p{margin:0 0 1rem;max-width:44rem;color:var(--muted)}
 small,.note{font-size:.8125rem;color:var(--muted)}
 .wrong{color:var(--wrong)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:1px;
- margin:0 0 1.25rem;background:var(--line);border:1px solid var(--line);border-radius:.5rem;
+.tiles{display:flex;flex-wrap:wrap;gap:1px;margin:0 0 1.25rem;background:var(--line);border:1px solid var(--line);border-radius:.5rem;
  overflow:hidden}
-.tiles div{background:var(--surface);padding:1rem 1.1rem}
+.tiles div{flex:1 1 10rem;background:var(--surface);padding:1rem 1.1rem}
 dt{font-size:.8125rem;color:var(--muted)}
 dd{margin:0;font-size:1.75rem;line-height:1.25;font-weight:600;letter-spacing:-.02em;
  font-variant-numeric:tabular-nums}
@@ -32,9 +31,9 @@ img{display:block;max-width:100%;height:auto}
  padding:.75rem}
 .curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,18rem),1fr));gap:.5rem}
 .scroll{overflow-x:auto}
-.scroll img{min-width:min(40rem,var(--natural,40rem));margin:0 auto}
-table{width:100%;border-collapse:collapse;background:var(--surface);font-size:.9375rem;
- border:1px solid var(--line)}
+.scroll img{min-width:min(40rem,.65*var(--natural));margin:0 auto}
+table{width:100%;border-collapse:separate;border-spacing:0;background:var(--surface);
+ font-size:.9375rem;border:1px solid var(--line);border-radius:.5rem}
 th,td{padding:.4rem .75rem;text-align:left;vertical-align:baseline;overflow-wrap:anywhere;
  border-bottom:1px solid var(--line)}
 tbody tr:last-child td{border-bottom:0}
@@ -57,11 +56,15 @@ figure{margin:0;min-width:0;break-inside:avoid}
 .frame img{width:100%;height:100%;min-height:0;object-fit:contain}
 figcaption{display:grid;font-size:.875rem;line-height:1.4;margin-top:.45rem;
  overflow-wrap:anywhere}
+figcaption b,figcaption span{display:-webkit-box;-webkit-box-orient:vertical;
+ -webkit-line-clamp:3;overflow:hidden}
+.gallery+p{margin-top:1.5rem}
 @media (max-width:40rem){
  th,td{padding:.35rem .45rem}
  table{font-size:.875rem}
- .classes .number{width:4.3rem}
- .classes .number:nth-last-child(2){width:4.3rem}
+ th{font-size:.75rem}
+ th.number,td.number{padding-left:.1rem}
+ .classes .number,.classes .number:nth-last-child(2){width:3.7rem}
  .pairs .number,.pairs .number:nth-last-child(2){width:4.2rem;white-space:normal}
  .bar{background:none}
  .settings td:first-child{width:9rem}

@@ -64,8 +64,7 @@ class Results:
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
             raise ValueError(
-                f"`labels` must be in 0..{len(names) - 1}. "
-                f"Received: {labels.min()}..{labels.max()}"
+                f"`labels` must be in 0..{len(names) - 1}. Received: {labels.min()}..{labels.max()}"
             )
         return dataclasses.replace(
             self,

@@ -40,20 +40,19 @@ DARK = Theme(
 )
 
 
-def figure(width, height, theme, families=("DejaVu Sans",), **options):
+def drawing(families=("DejaVu Sans",)):
+    """A context to draw in: a user's matplotlibrc changes nothing, and `$` starts no formula."""
+    from matplotlib import style
+
+    own = {"font.family": list(families), "text.parse_math": False, "text.usetex": False}
+    return style.context(["default", own])
+
+
+def figure(width, height, theme, **options):
     """An empty figure of that many inches, on the theme's surface."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), facecolor=theme.surface, **options)
-    made.families = list(families)
-    return made
-
-
-def write_text(place, x, y, text, **options):
-    """Text as it stands: `$` starts no formula."""
-    target = place.get_figure() if hasattr(place, "get_figure") else place
-    families = getattr(target or place, "families", None)
-    return place.text(x, y, text, parse_math=False, fontfamily=families, **options)
+    return Figure(figsize=(width, height), facecolor=theme.surface, **options)
 
 
 def calm(axes, theme):
@@ -78,10 +77,3 @@ def png(made, dpi=160):
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", dpi=dpi, facecolor=made.get_facecolor())
     return buffer.getvalue()
-
-
-def plain_settings():
-    """A context in which a user's matplotlibrc does not change the pictures."""
-    from matplotlib import style
-
-    return style.context(["default", {"text.usetex": False, "axes.formatter.use_mathtext": False}])

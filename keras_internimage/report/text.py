@@ -51,14 +51,13 @@ class Lettering:
         self.missing = {chr(x) for x in needed}
 
     def drawable(self, text, instead=None):
-        """`clean(text)`, or `instead` where a font lacks a character of it.
+        """`clean(text)`, characters that no font has as the replacement character.
 
-        Without `instead`, each such character becomes a replacement character.
+        Where little of the text would be left, it is `instead`, unless that is None.
         """
         text = clean(text)
-        if not self.missing.intersection(text):
-            return text
-        if instead is not None:
+        lost = sum(x in self.missing for x in text)
+        if instead is not None and lost > len(text) / 4:
             return instead
         return "".join("\N{REPLACEMENT CHARACTER}" if x in self.missing else x for x in text)
 

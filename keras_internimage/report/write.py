@@ -32,8 +32,7 @@ def write(folder, results):
         )
     results = results.checked()
     found = gallery.collect(results)
-    with style.plain_settings():
-        files = _draw(results, found)
+    files = _draw(results, found)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -49,6 +48,11 @@ def _draw(results, found):
     """The files' contents, by name."""
     words = [*results.class_names, *(mistake.path for mistake in found.mistakes)]
     lettering = text.Lettering([*words, found.note()])
+    with style.drawing(lettering.families):
+        return _files(results, found, lettering)
+
+
+def _files(results, found, lettering):
     names = text.class_labels(results.class_names, lettering)
     predicted = metrics.predictions(results.scores)
     counts = metrics.confusion(results.labels, predicted, len(names))
@@ -72,7 +76,7 @@ def _draw(results, found):
         "curves.png": style.png(curves.draw(results.history, style.LIGHT)),
         "confusion.png": style.png(matrix.draw(counts, names, style.LIGHT, lettering)),
         "mistakes.png": style.png(gallery.draw(found, names, style.LIGHT, lettering)),
-        "report.html": page.render(results, found, pictures).encode(),
+        "report.html": page.render(results, names, found, pictures).encode(),
     }
 
 
