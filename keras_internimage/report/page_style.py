@@ -17,8 +17,8 @@ section{margin-top:3rem}
 p{margin:0 0 1rem;max-width:44rem;color:var(--muted)}
 small,.note{font-size:.8125rem;color:var(--muted)}
 .wrong{color:var(--wrong)}
-.tiles{display:flex;flex-wrap:wrap;gap:1px;margin:0 0 1.25rem;background:var(--line);border:1px solid var(--line);border-radius:.5rem;
- overflow:hidden}
+.tiles{display:flex;flex-wrap:wrap;gap:1px;margin:0 0 1.25rem;background:var(--line);
+ border:1px solid var(--line);border-radius:.5rem;overflow:hidden}
 .tiles div{flex:1 1 10rem;background:var(--surface);padding:1rem 1.1rem}
 dt{font-size:.8125rem;color:var(--muted)}
 dd{margin:0;font-size:1.75rem;line-height:1.25;font-weight:600;letter-spacing:-.02em;
@@ -75,6 +75,8 @@ figcaption b,figcaption span{display:-webkit-box;-webkit-box-orient:vertical;
  body{background:none;font-size:10pt}
  section{margin-top:1.5rem}
  h2,h3{break-after:avoid}
+ .tiles div{flex-basis:0}
+ .curves{grid-template-columns:repeat(3,1fr)}
  tr,picture,.tiles div{break-inside:avoid}
  .scroll{overflow:visible}
  .scroll img{min-width:0}
