@@ -1,0 +1,137 @@
+"""The paper's figure: the sampling points of a pixel, drawn on the photograph, stage by stage."""
+
+import numpy as np
+
+from keras_internimage.visualize import figures
+from keras_internimage.visualize import network as networks
+from keras_internimage.visualize.images import prepare, save_png
+from keras_internimage.visualize.sampling import chain_of, sampling_points_of
+
+SUPERSAMPLING = 3
+# Points outside the photograph are drawn on a frame of at most this part of its side.
+WIDEST_FRAME = 0.25
+FRAME = (226, 226, 230)
+QUERY = (64, 224, 255)
+
+
+def draw_sampling_points(
+    model,
+    image,
+    stages=(1, 2, 3, 4),
+    at=None,
+    block=-1,
+    blocks=1,
+    group=None,
+    size=None,
+    normalize=True,
+    side=300,
+    path=None,
+):
+    """Draws `sampling_points` on the image: one picture a stage.
+
+    The output pixel is a cross, its points are discs, larger and brighter the larger their weight,
+    relative to the largest of the picture. Where points lie outside the image, it gets a frame.
+
+    Args:
+        model, image, block, group, size, normalize: see `sampling_points`.
+        stages: one stage or several.
+        at: `(x, y)` in pixels of the image as the model gets it, or a list; None for the centre.
+        blocks: how many blocks to go through, or "stage" for all of each stage.
+        side: side of each picture in pixels.
+        path: where to save the drawing as PNG, None for nowhere.
+
+    Returns:
+        uint8 RGB array of the drawing.
+
+    Raises:
+        ValueError: as `sampling_points`; `path` is no PNG.
+    """
+    network = networks.find(model)
+    stages = network.check_stages(stages)
+    x, photo = prepare(model, image, size, normalize)
+    chains = []
+    for stage in stages:
+        (last,) = chain_of(network, stage, block, 1)
+        through = network.blocks[stage].index(last) + 1 if blocks == "stage" else blocks
+        chains.append((stage, chain_of(network, stage, block, through)))
+    found = sampling_points_of(model, network, x, chains, at, None, group)
+    frame = max(_outside(points, photo.shape) for points in found)
+    frame = int(np.ceil(min(frame, WIDEST_FRAME * max(photo.shape[:2]))))
+    panels = [
+        figures.Panel(
+            _picture(photo, points, frame, side), f"Stage {stage}", _caption(points, photo, frame)
+        )
+        for stage, points in zip(stages, found, strict=True)
+    ]
+    picture = figures.row(panels, bar=("small weight", "large"))
+    if path is not None:
+        save_png(picture, path)
+    return picture
+
+
+def _outside(points, shape):
+    """How far the farthest point lies outside the image, in pixels."""
+    drawn = points.positions[points.weights != 0]
+    past = drawn - np.array([shape[1] - 1, shape[0] - 1])
+    return max(0.0, -drawn.min(), past.max()) if len(drawn) else 0.0
+
+
+def _caption(points, photo, frame):
+    drawn = points.weights != 0
+    count = int(drawn.sum())
+    height, width = photo.shape[:2]
+    x, y = np.moveaxis(points.positions, -1, 0)
+    away = (x < -frame) | (y < -frame) | (x > width - 1 + frame) | (y > height - 1 + frame)
+    away = int((away & drawn).sum())
+    through = f", {len(points.blocks)} blocks" if len(points.blocks) > 1 else ""
+    beyond = f"\n{away:,} of them farther outside" if away else ""
+    return f"{count:,} points{through}{beyond}"
+
+
+def _picture(photo, points, frame, side):
+    from PIL import Image, ImageDraw
+
+    height, width = photo.shape[:2]
+    # Grey and darker, so that the points stand out whatever lies under them.
+    grey = photo.astype("float64").mean(axis=-1, keepdims=True)
+    base = np.full((height + 2 * frame, width + 2 * frame, 3), FRAME, "uint8")
+    inner = base[frame : frame + height, frame : frame + width]
+    inner[:] = np.uint8(0.62 * (0.5 * photo + 0.5 * grey))
+    canvas = Image.fromarray(figures.resized(base, side * SUPERSAMPLING))
+    zoom = side * SUPERSAMPLING / max(base.shape[:2])
+    layer = Image.new("RGBA", canvas.size)
+    draw = ImageDraw.Draw(layer)
+    # Pixels' centres are at integers in positions, half a pixel from the edge in a drawing.
+    places = (points.positions.reshape(-1, 2) + frame + 0.5) * zoom
+    weights = np.abs(points.weights.ravel())
+    relative = weights / max(weights.max(), 1e-30)
+    crowd = np.clip((weights > 0).sum() / 100, 1, 6) ** 0.5
+    unit = side * SUPERSAMPLING / 100
+    for index in np.argsort(relative, kind="stable"):
+        strength = relative[index]
+        if weights[index] == 0:
+            continue
+        radius = unit * (0.75 + 1.15 * np.sqrt(strength)) / crowd
+        fill = tuple(int(c) for c in figures.colours(0.25 + 0.7 * strength))
+        alpha = int(255 * (0.55 + 0.45 * strength))
+        _disc(draw, places[index], radius, (*fill, alpha), (0, 0, 0, alpha), unit * 0.22)
+    for place in (points.queries + frame + 0.5) * zoom:
+        _cross(draw, place, 2.6 * unit, unit)
+    canvas.paste(layer, mask=layer)
+    size = tuple(length // SUPERSAMPLING for length in canvas.size)
+    return np.asarray(canvas.resize(size, Image.Resampling.LANCZOS))
+
+
+def _disc(draw, place, radius, fill, outline, width):
+    x, y = place
+    box = (x - radius, y - radius, x + radius, y + radius)
+    draw.ellipse(box, fill, outline, max(1, round(width)))
+
+
+def _cross(draw, place, arm, unit):
+    x, y = place
+    for colour, width, length in (((0, 0, 0, 255), 1.5, 0.45), ((*QUERY, 255), 0.8, 0)):
+        reach = arm + length * unit
+        for dx, dy in ((1, 0), (0, 1)):
+            line = (x - dx * reach, y - dy * reach, x + dx * reach, y + dy * reach)
+            draw.line(line, colour, round(width * unit))
