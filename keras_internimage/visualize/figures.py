@@ -52,9 +52,9 @@ def resized(picture, side):
 def overlay(photo, heat):
     """A photograph, grey and dark, under the colours of `heat` in [0, 1] where it is large."""
     grey = photo.astype("float64").mean(axis=-1, keepdims=True)
-    base = 0.55 * (0.35 * photo + 0.65 * grey)
-    opacity = (0.75 * np.sqrt(heat))[..., None]
-    return np.uint8(np.clip(base * (1 - opacity) + colours(heat) * opacity, 0, 255))
+    base = 0.6 * (0.4 * photo + 0.6 * grey)
+    opacity = (0.6 * np.sqrt(heat))[..., None]
+    return np.uint8(np.clip(base * (1 - opacity) + colours(0.9 * heat) * opacity, 0, 255))
 
 
 def font(size):

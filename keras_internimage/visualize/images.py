@@ -12,7 +12,6 @@ DEFAULT_SIZE = 224
 LARGEST_NORMALIZED = 20.0
 
 
-
 def prepare(model, image, size=None, normalize=True):
     """An image as the model takes it, and as people look at it.
 
@@ -70,8 +69,7 @@ def _input_size(model):
         return None, None
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (3, None):
         raise ValueError(
-            "`model` must take one batch of RGB images (N, H, W, 3). "
-            f"Received: input shape={shape}"
+            f"`model` must take one batch of RGB images (N, H, W, 3). Received: input shape={shape}"
         )
     return shape[1], shape[2]
 

@@ -29,8 +29,8 @@ def draw_sampling_points(
 ):
     """Draws `sampling_points` on the image: one picture a stage.
 
-    The output pixel is a cross, its points are discs, larger and brighter the larger their weight,
-    relative to the largest of the picture. Where points lie outside the image, it gets a frame.
+    The output pixel is in the middle of a cross, its points are discs, larger and brighter the larger
+    their weight, relative to the largest of the picture. Where points lie outside the image, it gets a frame.
 
     Args:
         model, image, block, group, size, normalize: see `sampling_points`.
@@ -96,7 +96,7 @@ def _picture(photo, points, frame, side):
     grey = photo.astype("float64").mean(axis=-1, keepdims=True)
     base = np.full((height + 2 * frame, width + 2 * frame, 3), FRAME, "uint8")
     inner = base[frame : frame + height, frame : frame + width]
-    inner[:] = np.uint8(0.62 * (0.5 * photo + 0.5 * grey))
+    inner[:] = np.uint8(0.7 * (0.5 * photo + 0.5 * grey))
     canvas = Image.fromarray(figures.resized(base, side * SUPERSAMPLING))
     zoom = side * SUPERSAMPLING / max(base.shape[:2])
     layer = Image.new("RGBA", canvas.size)
@@ -112,7 +112,7 @@ def _picture(photo, points, frame, side):
         if weights[index] == 0:
             continue
         radius = unit * (0.75 + 1.15 * np.sqrt(strength)) / crowd
-        fill = tuple(int(c) for c in figures.colours(0.25 + 0.7 * strength))
+        fill = tuple(int(c) for c in figures.colours(0.3 + 0.65 * strength))
         alpha = int(255 * (0.55 + 0.45 * strength))
         _disc(draw, places[index], radius, (*fill, alpha), (0, 0, 0, alpha), unit * 0.22)
     for place in (points.queries + frame + 0.5) * zoom:
@@ -129,9 +129,10 @@ def _disc(draw, place, radius, fill, outline, width):
 
 
 def _cross(draw, place, arm, unit):
+    """A cross with an open middle, so that it hides no points there."""
     x, y = place
-    for colour, width, length in (((0, 0, 0, 255), 1.5, 0.45), ((*QUERY, 255), 0.8, 0)):
-        reach = arm + length * unit
-        for dx, dy in ((1, 0), (0, 1)):
-            line = (x - dx * reach, y - dy * reach, x + dx * reach, y + dy * reach)
+    for colour, width, more in (((0, 0, 0, 255), 1.5, 0.4), ((*QUERY, 255), 0.8, 0)):
+        near, far = 2.4 * unit - more * unit, 2.4 * unit + (arm + more) * unit
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            line = (x + dx * near, y + dy * near, x + dx * far, y + dy * far)
             draw.line(line, colour, round(width * unit))

@@ -1,0 +1,102 @@
+"""Grad-CAM against its formula, on this package's heads and on a user's."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import value_and_grads
+
+from keras_internimage.visualize import grad_cam
+from keras_internimage.visualize.grad_cam import _to_image
+
+
+def run(function, x):
+    return np.array(keras.ops.convert_to_numpy(function(x, training=False)))
+
+
+def heat_of(features, slopes):
+    """The formula, for one image."""
+    alpha = slopes[0].mean(axis=(0, 1))
+    heat = np.maximum((features[0] * alpha).sum(axis=-1), 0)
+    return heat / max(heat.max(), 1e-9)
+
+
+@pytest.mark.parametrize("stage", [2, 4])
+def test_the_formula(classifier, normalized, stage):
+    last = classifier.get_layer(f"stage{stage}_norm")
+    after = classifier.layers[classifier.layers.index(last) + 1 :]
+    features = run(keras.Model(classifier.input, last.output), normalized)
+
+    def logit(x):
+        for layer in after[:-1]:
+            x = layer(x)
+        return keras.ops.matmul(x, after[-1].kernel) + after[-1].bias
+
+    heats = []
+    for index in range(5):
+        _, (slopes,) = value_and_grads(logit, [features], np.float32(np.arange(5) == index)[None])
+        found = grad_cam(classifier, normalized, index, stage)
+        assert found.shape == (64, 64) and found.dtype == np.float32
+        stride = 2 ** (stage + 1)
+        expected = heat_of(features, slopes)
+        np.testing.assert_allclose(found[::stride, ::stride], expected, atol=1e-4)
+        heats.append(found)
+    assert np.std(heats) > 0.1
+
+
+def test_a_head_of_ones_own(nested, photo):
+    """After average pooling and one dense layer, the map is its kernel's product with it."""
+    model, backbone = nested
+    kernel = keras.ops.convert_to_numpy(model.layers[-1].get_layer("scores").kernel)
+    features = run(backbone, np.float32(photo / 64 - 2.0)[None])
+    for index in range(3):
+        heat = np.maximum(features[0] @ np.array(kernel)[:, index], 0)
+        found = grad_cam(model, photo, index, normalize=False)[::32, ::32]
+        np.testing.assert_allclose(found, heat / max(heat.max(), 1e-9), atol=1e-4)
+
+
+def test_two_stages_of_the_head_of_h_and_g(tiny, normalized):
+    model = tiny("huge")
+    scores = run(model, normalized)
+    heats = [grad_cam(model, normalized, stage=stage) for stage in (3, 4)]
+    best = grad_cam(model, normalized, int(scores.argmax()), stage=3)
+    np.testing.assert_array_equal(best, heats[0])
+    for heat in heats:
+        assert heat.shape == (64, 64) and heat.min() >= 0 and heat.max() == 1 and heat.std() > 0.01
+    # Nothing of the model was changed.
+    np.testing.assert_allclose(run(model, normalized), scores, atol=1e-6)
+    assert model.layers[-1].activation is keras.activations.softmax
+    assert not any("call" in vars(layer) for layer in model._flatten_layers())
+
+
+@pytest.mark.any_backend
+def test_the_softmax_does_not_matter(tiny, classifier, normalized):
+    logits = tiny(classifier_activation=None)
+    logits.set_weights(classifier.get_weights())
+    np.testing.assert_allclose(
+        grad_cam(logits, normalized, 2), grad_cam(classifier, normalized, 2), atol=1e-6
+    )
+
+
+@pytest.mark.any_backend
+def test_map_pixels_lie_on_image_pixels():
+    heat = np.random.default_rng(0).random((3, 4))
+    image = _to_image(heat, 8, (20, 31))
+    np.testing.assert_allclose(image[::8, ::8], heat, rtol=1e-6)
+    np.testing.assert_allclose(image[0, 2], 0.75 * heat[0, 0] + 0.25 * heat[0, 1], rtol=1e-6)
+    np.testing.assert_allclose(image[19, 24:], heat[2, 3], rtol=1e-6)  # past the last: the edge
+
+
+@pytest.mark.any_backend
+def test_bad_arguments(tiny, classifier, normalized):
+    for index in (5, -1, 1.5, True):
+        with pytest.raises(ValueError, match="`class_index` must be"):
+            grad_cam(classifier, normalized, index)
+    with pytest.raises(ValueError, match="`stage` must be"):
+        grad_cam(classifier, normalized, stage=0)
+    with pytest.raises(ValueError, match="must be a classifier"):
+        grad_cam(tiny(image_shape=(64, 64, 3)), normalized)
+    blind = tiny()
+    blind.layers[-1].kernel.assign(np.zeros((192, 5)))
+    with pytest.raises(ValueError, match="must depend on the map"):
+        grad_cam(blind, normalized, 0)
+    assert not any("call" in vars(layer) for layer in blind._flatten_layers())
