@@ -4,8 +4,8 @@
     python examples/visualize.py --small
 
 writes sampling_points.png, receptive_field.png and grad_cam.png. The first takes the official
-weights, a download. The second, without a network, trains a small InternImage for a minute or two,
-to tell apart crops of scikit-learn's two photographs, and draws what it sees on one of them.
+weights, a download. The second needs no network: it trains a small InternImage for one to three
+minutes, to tell apart crops of scikit-learn's two photographs, and draws what it sees on one.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import keras_internimage
 from keras_internimage import visualize
 from keras_internimage.models import VARIANTS
 
-# Where on the two photographs, 640 x 427 pixels, crops show one thing only: left, top, right, bottom.
+# Where crops of the photographs, 640 x 427 pixels, show one thing only: left, top, right, bottom.
 PLACES = {
     "sky": [(0, 340, 0, 640, 190), (0, 0, 0, 95, 110)],
     "tower": [(0, 100, 70, 320, 340)],
@@ -27,6 +27,7 @@ PLACES = {
     "leaves": [(1, 0, 0, 160, 427), (1, 455, 0, 640, 427)],
 }
 SIDE = 96
+NAMES = ("sampling_points", "receptive_field", "grad_cam")
 
 
 def crops(photographs, count, rng):
@@ -78,6 +79,7 @@ def main():
     parser.add_argument("--at", type=float, nargs=2, metavar=("X", "Y"), help="pixel of the square")
     parser.add_argument("--small", action="store_true", help="train a small model, without weights")
     parser.add_argument("--steps", type=int, default=100, help="of the small model's training")
+    parser.add_argument("--side", type=int, default=300, help="of each picture, in pixels")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), help="a folder")
     options = parser.parse_args()
     if options.small == bool(options.photo):
@@ -96,15 +98,12 @@ def main():
         model = getattr(keras_internimage, f"InternImage{options.variant}")(weights=options.weights)
         labels, classes, photo, size, at = None, None, options.photo, None, options.at
 
-    common = {"size": size}
-    visualize.draw_sampling_points(
-        model, photo, at=at, blocks=1, path=options.out / "sampling_points.png", **common
-    )
-    visualize.draw_receptive_field(model, photo, path=options.out / "receptive_field.png", **common)
-    visualize.draw_grad_cam(
-        model, photo, classes, (4,), labels, path=options.out / "grad_cam.png", **common
-    )
-    print(f"Wrote sampling_points.png, receptive_field.png and grad_cam.png to {options.out}/")
+    common = {"size": size, "side": options.side}
+    paths = {name: options.out / f"{name}.png" for name in NAMES}
+    visualize.draw_sampling_points(model, photo, at=at, path=paths["sampling_points"], **common)
+    visualize.draw_receptive_field(model, photo, path=paths["receptive_field"], **common)
+    visualize.draw_grad_cam(model, photo, classes, 4, labels, path=paths["grad_cam"], **common)
+    print("Wrote", *paths.values())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from keras_internimage.visualize.sampling import chain_of, sampling_points_of
 SUPERSAMPLING = 3
 # Points outside the photograph are drawn on a frame of at most this part of its side.
 WIDEST_FRAME = 0.25
+# Of more points than this, only the heaviest are drawn, which hold this part of the weight.
+MANY, SHARE = 500, 0.95
 FRAME = (226, 226, 230)
 QUERY = (64, 224, 255)
 
@@ -29,8 +31,10 @@ def draw_sampling_points(
 ):
     """Draws `sampling_points` on the image: one picture a stage.
 
-    The output pixel is in the middle of a cross, its points are discs, larger and brighter the larger
-    their weight, relative to the largest of the picture. Where points lie outside the image, it gets a frame.
+    The output pixel is in the middle of a cross. Its points are discs, larger and brighter the
+    larger their weight, relative to the largest of the picture; of more than 500 points, the
+    heaviest are drawn that hold 95 % of the weight. Where points lie outside the image, it gets a
+    frame.
 
     Args:
         model, image, block, group, size, normalize: see `sampling_points`.
@@ -69,23 +73,42 @@ def draw_sampling_points(
     return picture
 
 
+def _drawn(points):
+    """Which points are drawn, bool `(Q, K)`: of many only the heaviest, of few all."""
+    weights = np.abs(points.weights)
+    count = (weights > 0).sum(axis=1, keepdims=True)
+    order = np.argsort(-weights, axis=1, kind="stable")
+    heaviest = np.take_along_axis(weights, order, axis=1)
+    before = np.cumsum(heaviest, axis=1) - heaviest
+    share = np.where(count > MANY, SHARE, 1.0)
+    kept = before < share * weights.sum(axis=1, keepdims=True)
+    result = np.zeros(weights.shape, bool)
+    np.put_along_axis(result, order, kept, axis=1)
+    return result & (weights > 0)
+
+
 def _outside(points, shape):
-    """How far the farthest point lies outside the image, in pixels."""
-    drawn = points.positions[points.weights != 0]
-    past = drawn - np.array([shape[1] - 1, shape[0] - 1])
-    return max(0.0, -drawn.min(), past.max()) if len(drawn) else 0.0
+    """How far the farthest point drawn lies outside the image, in pixels."""
+    places = points.positions[_drawn(points)]
+    if not len(places):
+        return 0.0
+    return max(0.0, -places.min(), (places - np.array([shape[1] - 1, shape[0] - 1])).max())
 
 
 def _caption(points, photo, frame):
-    drawn = points.weights != 0
-    count = int(drawn.sum())
+    drawn = _drawn(points)
+    total = int((points.weights != 0).sum())
+    lines = [f"{total:,} points"]
+    if len(points.blocks) > 1:
+        lines[0] += f", {len(points.blocks)} blocks"
+    if drawn.sum() < total:
+        lines.append(f"{drawn.sum():,} with {SHARE:.0%}".replace("%", " % of the weight"))
     height, width = photo.shape[:2]
     x, y = np.moveaxis(points.positions, -1, 0)
     away = (x < -frame) | (y < -frame) | (x > width - 1 + frame) | (y > height - 1 + frame)
-    away = int((away & drawn).sum())
-    through = f", {len(points.blocks)} blocks" if len(points.blocks) > 1 else ""
-    beyond = f"\n{away:,} of them farther outside" if away else ""
-    return f"{count:,} points{through}{beyond}"
+    if (away & drawn).any():
+        lines.append(f"{(away & drawn).sum():,} farther outside")
+    return "\n".join(lines)
 
 
 def _picture(photo, points, frame, side):
@@ -102,21 +125,20 @@ def _picture(photo, points, frame, side):
     layer = Image.new("RGBA", canvas.size)
     draw = ImageDraw.Draw(layer)
     # Pixels' centres are at integers in positions, half a pixel from the edge in a drawing.
-    places = (points.positions.reshape(-1, 2) + frame + 0.5) * zoom
-    weights = np.abs(points.weights.ravel())
-    relative = weights / max(weights.max(), 1e-30)
-    crowd = np.clip((weights > 0).sum() / 100, 1, 6) ** 0.5
+    drawn = _drawn(points)
+    places = (points.positions[drawn] + frame + 0.5) * zoom
+    relative = np.abs(points.weights[drawn])
+    relative = relative / relative.max(initial=1e-30)
+    crowd = np.clip(len(relative) / 100, 1, 6) ** 0.5
     unit = side * SUPERSAMPLING / 100
     for index in np.argsort(relative, kind="stable"):
         strength = relative[index]
-        if weights[index] == 0:
-            continue
         radius = unit * (0.75 + 1.15 * np.sqrt(strength)) / crowd
         fill = tuple(int(c) for c in figures.colours(0.3 + 0.65 * strength))
         alpha = int(255 * (0.55 + 0.45 * strength))
         _disc(draw, places[index], radius, (*fill, alpha), (0, 0, 0, alpha), unit * 0.22)
     for place in (points.queries + frame + 0.5) * zoom:
-        _cross(draw, place, 2.6 * unit, unit)
+        _cross(draw, place, 3.0, unit)
     canvas.paste(layer, mask=layer)
     size = tuple(length // SUPERSAMPLING for length in canvas.size)
     return np.asarray(canvas.resize(size, Image.Resampling.LANCZOS))
@@ -131,8 +153,8 @@ def _disc(draw, place, radius, fill, outline, width):
 def _cross(draw, place, arm, unit):
     """A cross with an open middle, so that it hides no points there."""
     x, y = place
-    for colour, width, more in (((0, 0, 0, 255), 1.5, 0.4), ((*QUERY, 255), 0.8, 0)):
-        near, far = 2.4 * unit - more * unit, 2.4 * unit + (arm + more) * unit
+    for colour, width, more in (((0, 0, 0, 255), 2.0, 0.4), ((*QUERY, 255), 1.1, 0)):
+        near, far = (2.4 - more) * unit, (2.4 + arm + more) * unit
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             line = (x + dx * near, y + dy * near, x + dx * far, y + dy * far)
             draw.line(line, colour, round(width * unit))
