@@ -73,4 +73,4 @@ def test_pictures_of_the_documentation():
         assert f"images/{name}" in text
         path = ROOT / "docs" / "images" / name
         assert path.stat().st_size < 300_000
-        assert Image.open(path).size[0] >= 1000
+        assert Image.open(path).size[0] >= 900

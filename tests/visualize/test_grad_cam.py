@@ -6,7 +6,7 @@ import pytest
 from gradients import value_and_grads
 
 from keras_internimage.visualize import grad_cam
-from keras_internimage.visualize.grad_cam import _to_image
+from keras_internimage.visualize.grad_cam import _grad_cam, _to_image
 
 
 def run(function, x):
@@ -20,27 +20,29 @@ def heat_of(features, slopes):
     return heat / max(heat.max(), 1e-9)
 
 
-@pytest.mark.parametrize("stage", [2, 4])
-def test_the_formula(classifier, normalized, stage):
-    last = classifier.get_layer(f"stage{stage}_norm")
-    after = classifier.layers[classifier.layers.index(last) + 1 :]
-    features = run(keras.Model(classifier.input, last.output), normalized)
-
-    def logit(x):
-        for layer in after[:-1]:
-            x = layer(x)
-        return keras.ops.matmul(x, after[-1].kernel) + after[-1].bias
-
-    heats = []
-    for index in range(5):
-        _, (slopes,) = value_and_grads(logit, [features], np.float32(np.arange(5) == index)[None])
-        found = grad_cam(classifier, normalized, index, stage)
-        assert found.shape == (64, 64) and found.dtype == np.float32
-        stride = 2 ** (stage + 1)
-        expected = heat_of(features, slopes)
-        np.testing.assert_allclose(found[::stride, ::stride], expected, atol=1e-4)
-        heats.append(found)
+def test_the_formula(classifier, normalized):
+    heats, _ = _grad_cam(classifier, normalized, list(range(5)), (2, 4))
     assert np.std(heats) > 0.1
+    for number, stage in enumerate((2, 4)):
+        last = classifier.get_layer(f"stage{stage}_norm")
+        after = classifier.layers[classifier.layers.index(last) + 1 :]
+        features = run(keras.Model(classifier.input, last.output), normalized)
+
+        def logit(x, after=after):
+            for layer in after[:-1]:
+                x = layer(x)
+            return keras.ops.matmul(x, after[-1].kernel) + after[-1].bias
+
+        for index in (1, 3):
+            _, (slopes,) = value_and_grads(
+                logit, [features], np.float32(np.arange(5) == index)[None]
+            )
+            found = heats[index][number]
+            assert found.shape == (64, 64) and found.dtype == np.float32
+            stride = 2 ** (stage + 1)
+            np.testing.assert_allclose(
+                found[::stride, ::stride], heat_of(features, slopes), atol=1e-4
+            )
 
 
 def test_a_head_of_ones_own(nested, photo):
@@ -48,18 +50,18 @@ def test_a_head_of_ones_own(nested, photo):
     model, backbone = nested
     kernel = keras.ops.convert_to_numpy(model.layers[-1].get_layer("scores").kernel)
     features = run(backbone, np.float32(photo / 64 - 2.0)[None])
+    heats, _ = _grad_cam(model, photo[None].astype("float32"), [0, 1, 2], (4,))
     for index in range(3):
         heat = np.maximum(features[0] @ np.array(kernel)[:, index], 0)
-        found = grad_cam(model, photo, index, normalize=False)[::32, ::32]
+        found = heats[index][0][::32, ::32]
         np.testing.assert_allclose(found, heat / max(heat.max(), 1e-9), atol=1e-4)
 
 
 def test_two_stages_of_the_head_of_h_and_g(tiny, normalized):
     model = tiny("huge")
     scores = run(model, normalized)
-    heats = [grad_cam(model, normalized, stage=stage) for stage in (3, 4)]
-    best = grad_cam(model, normalized, int(scores.argmax()), stage=3)
-    np.testing.assert_array_equal(best, heats[0])
+    (heats,), (index,) = _grad_cam(model, normalized, [None], (3, 4))
+    assert index == scores.argmax()
     for heat in heats:
         assert heat.shape == (64, 64) and heat.min() >= 0 and heat.max() == 1 and heat.std() > 0.01
     # Nothing of the model was changed.

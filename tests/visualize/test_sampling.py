@@ -50,7 +50,9 @@ def dcn_in_and_out(model, block, x):
     return [np.float64(array[0]) for array in found[0]]
 
 
-@pytest.mark.parametrize("options", ["plain", "large", "huge"])
+@pytest.mark.parametrize(
+    "options", [pytest.param("plain", marks=pytest.mark.any_backend), "large", "huge"]
+)
 def test_the_operator_is_recomputed_from_the_points(tiny, normalized, options):
     model = tiny(options)
     block = networks.find(model).blocks[3][0]
@@ -120,11 +122,10 @@ def test_points_of_points(classifier, normalized):
 def test_nested_models_have_the_points_of_their_backbone(nested, photo):
     model, backbone = nested
     inner = np.float32(photo / 64 - 2.0)
-    for stage in (1, 4):
-        expected = sampling_points(backbone, inner, stage, at=(20, 40))
-        found = sampling_points(model, photo, stage, at=(20, 40), normalize=False)
-        np.testing.assert_allclose(found.positions, expected.positions, atol=1e-3)
-        np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
+    expected = sampling_points(backbone, inner, 3, at=(20, 40))
+    found = sampling_points(model, photo, 3, at=(20, 40), normalize=False)
+    np.testing.assert_allclose(found.positions, expected.positions, atol=1e-3)
+    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
 
 
 @pytest.mark.any_backend
