@@ -60,10 +60,14 @@ def test_a_head_of_ones_own(nested, photo):
 def test_two_stages_of_the_head_of_h_and_g(tiny, normalized):
     model = tiny("huge")
     scores = run(model, normalized)
-    (heats,), (index,) = _grad_cam(model, normalized, [None], (3, 4))
-    assert index == scores.argmax()
-    for heat in heats:
-        assert heat.shape == (64, 64) and heat.min() >= 0 and heat.max() == 1 and heat.std() > 0.01
+    heats, classes = _grad_cam(model, normalized, [None, *range(5)], (3, 4))
+    assert classes == [scores.argmax(), *range(5)]
+    heats = np.array(heats)
+    assert heats.shape == (6, 2, 64, 64)
+    np.testing.assert_array_equal(heats[0], heats[1 + scores.argmax()])
+    # Of a class for which nothing speaks, the map is zero.
+    assert heats.min() == 0 and set(heats.max(axis=(2, 3)).ravel()) <= {0.0, 1.0}
+    assert (heats.max(axis=(0, 2, 3)) == 1).all() and (heats.std(axis=(0, 2, 3)) > 0.01).all()
     # Nothing of the model was changed.
     np.testing.assert_allclose(run(model, normalized), scores, atol=1e-6)
     assert model.layers[-1].activation is keras.activations.softmax

@@ -37,6 +37,7 @@ def test_a_pixel_lies_where_the_strides_say():
         assert (rows.max(), columns.max()) == tuple(np.minimum(centre + reach, 111)), stage
 
 
+@pytest.mark.any_backend
 def test_stages_of_a_nested_model(nested, photo):
     model, _ = nested
     fields = receptive_field(model, photo, normalize=False, draws=1)
