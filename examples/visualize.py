@@ -26,7 +26,7 @@ PLACES = {
     "flower": [(1, 205, 120, 415, 325)],
     "leaves": [(1, 0, 0, 160, 427), (1, 455, 0, 640, 427)],
 }
-SIDE = 96
+SIDE, SHOWN = 96, 256  # of crops, and of the photograph drawn on
 NAMES = ("sampling_points", "receptive_field", "grad_cam")
 
 
@@ -92,8 +92,8 @@ def main():
         keras.utils.set_random_seed(0)
         photographs = datasets.load_sample_images().images
         model, labels = small_model(photographs, options.steps), list(PLACES)
-        photo, classes, size = photographs[0][:, 20:447], [1, 2, 0], 256
-        at = options.at or (98, 120)
+        photo, classes, size = photographs[0][:, 20:447], [1, 2, 0], SHOWN
+        at = options.at or (0.38 * SHOWN, 0.47 * SHOWN)
     else:
         model = getattr(keras_internimage, f"InternImage{options.variant}")(weights=options.weights)
         labels, classes, photo, size, at = None, None, options.photo, None, options.at

@@ -40,7 +40,7 @@ def test_small(example, monkeypatch, capsys):
         return real(16, (1, 1, 1, 1), (1, 2, 4, 8), **options)
 
     monkeypatch.setattr(keras_internimage, "InternImage", small)
-    example.module.SIDE = 32
+    example.module.SIDE, example.module.SHOWN = 32, 64
     example("--small", "--steps", "2", "--out", "seen")
     assert "of 200 new crops right" in capsys.readouterr().out
     assert sorted(path.name for path in pathlib.Path("seen").iterdir()) == list(PICTURES)

@@ -44,7 +44,7 @@ def test_stages_of_a_nested_model(nested, photo):
     assert fields.shape == (4, 64, 64) and (fields >= 0).all()
     np.testing.assert_allclose(fields.sum(axis=(1, 2)), 1)
     areas = [area_share(field, 0.95) for field in fields]
-    assert areas[0] < areas[1] < areas[2] <= areas[3]
+    assert areas[0] < areas[1] < min(areas[2:])
 
 
 @pytest.mark.any_backend
