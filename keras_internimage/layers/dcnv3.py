@@ -169,26 +169,38 @@ class DCNv3(CompositeLayer):
 
     def call(self, inputs, training=None):
         value = self._run(self.input_proj, inputs)
+        offset, mask, scale = self.predict_points(inputs, training=training)
+        activation = "softmax" if self.mask_activation == "softmax" else None
+        outputs = run(value, offset, mask, self.geometry, activation, self.implementation)
+        if self.center_feature_scale:
+            scale = ops.repeat(scale, value.shape[-1] // self.groups, axis=-1)
+            outputs = outputs + (value - outputs) * scale
+        return self._run(self.output_proj, outputs)
+
+    def predict_points(self, inputs, training=None):
+        """What the operator is given beside the projected input, for a layer that has been built.
+
+        Returns:
+            `(offset, mask, scale)`: `offset (N, Ho, Wo, 2 G P)` and `mask (N, Ho, Wo, G P)`, or
+            where `mask` is None both in one tensor `(N, Ho, Wo, 3 G P)`, the masks last and, with
+            `mask_activation="softmax"`, before their softmax; `scale (N, Ho, Wo, G)`, the share
+            of the projected input in the output, None without `center_feature_scale`.
+        """
         features = inputs
         if self.strides != (1, 1):
             features = pad_image(inputs, *self._dw_padding)
         features = self._run(self.dw_conv, features)
         to_branch = (self.dw_norm, keras.activations.gelu)
+        scale = None
         if self.center_feature_scale:
             # Two products read the features: they are kept.
             features, to_branch = parts.through(self, to_branch, features), ()
+            scale = ops.sigmoid(self._run(self.center_scale, features))
         offset = self._chain(features, *to_branch, self.offset_mask, training=training)
-        mask = None
         if self.mask_activation == "sigmoid":
             split = 2 * self.groups * self.geometry.points
-            offset, mask = offset[..., :split], ops.sigmoid(offset[..., split:])
-        activation = "softmax" if self.mask_activation == "softmax" else None
-        outputs = run(value, offset, mask, self.geometry, activation, self.implementation)
-        if self.center_feature_scale:
-            scale = ops.sigmoid(self._run(self.center_scale, features))
-            scale = ops.repeat(scale, value.shape[-1] // self.groups, axis=-1)
-            outputs = outputs + (value - outputs) * scale
-        return self._run(self.output_proj, outputs)
+            return offset[..., :split], ops.sigmoid(offset[..., split:]), scale
+        return offset, None, scale
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *self._output_size(input_shape), input_shape[-1])
