@@ -5,6 +5,7 @@
 # make sanitize             the kernels' tests under AddressSanitizer and UBSan
 # make bench                the operator and InternImage-T next to the official formulation
 # make bench-export         InternImage-T exported to every format, verified and timed
+# make bench-devices        DCNv3's implementations on JAX' device: for a GPU, with JAX for it installed
 # make lint | clean
 #
 # Each creates .venv and installs what it needs the first time; nothing outside this folder changes.
@@ -36,7 +37,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for p in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
 	if "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$p"; break; fi; done
 
-.PHONY: help demo test test-full sanitize lint bench bench-export clean
+.PHONY: help demo test test-full sanitize lint bench bench-export bench-devices clean
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -112,6 +113,14 @@ bench: $(BENCHED:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-package
 
 bench-export: $(BENCHED:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-package
 	@$(PY) benchmarks/export.py --backends $(BENCHED)
+
+# With the JAX that is there: an environment of a GPU, not the one of the tests. Its processors'
+# kernels and, where nvcc is, its CUDA kernels are built first.
+bench-devices:
+	@export KERAS_BACKEND=jax PYTHONPATH=$(CURDIR); python="$$($(FIND_PYTHON))"; \
+	  if command -v nvcc >/dev/null; then \
+	    "$$python" -m keras_internimage.custom_ops build --backend jax --cuda; fi; \
+	  "$$python" benchmarks/jax_devices.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -4,8 +4,9 @@
     python examples/train_distributed.py RUN --coordinator 10.0.0.1:1234 --processes 2 --process 0
     torchrun --nproc-per-node 8 examples/train_distributed.py RUN
 
-RUN is a folder. It gets a checkpoint every so many steps, by Orbax; the same command again, after
-an end however sudden, goes on from the last one that is complete, to the same weights. Where there
+RUN is a folder. It gets a checkpoint every so many steps, by Orbax or, of TensorFlow's mirrored
+variables, by TensorFlow; the same command again, after an end however sudden, goes on from the
+last one that is complete, to the same weights. Where there
 are several processes, all see that folder, and each runs the same command but for its --process.
 
 Data are scikit-learn's handwritten digits, or --data: a folder of images, a subfolder a class. Each
@@ -239,20 +240,18 @@ def main():
                 f"--batch-size {options.batch_size}"
             )
         model = build(options, data.classes, steps * options.epochs)
-        checkpoints = options.run / "checkpoints"
-        if complete(checkpoints):
-            model.load_weights(checkpoints)  # and the optimizer's, and what is random
+        checkpoints = (Mirrored if BACKEND == "tensorflow" else Orbax)(options, model)
     if BACKEND == "torch" and options.processes > 1:
         average_gradients(model)
-    step = int(model.optimizer.iterations)
+    step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
     if first:
         print(f"From step {step} of {steps * options.epochs}", flush=True)
     epoch, position = divmod(step, steps)
     if position:  # the rest of an epoch, then all others
-        fit(model, data, options, step, epoch, epoch + 1, steps - position)
+        fit(model, data, options, checkpoints, step, epoch, epoch + 1, steps - position)
         epoch += 1
     if epoch < options.epochs:
-        fit(model, data, options, epoch * steps, epoch, options.epochs, steps)
+        fit(model, data, options, checkpoints, epoch * steps, epoch, options.epochs, steps)
     if first:
         if BACKEND == "jax":  # or Keras would wait for the others, who do not save
             keras.distribution.set_distribution(None)
@@ -260,29 +259,59 @@ def main():
         print(f"Wrote {result}")
 
 
-def fit(model, data, options, step, epoch, epochs, steps):
+def fit(model, data, options, checkpoints, step, epoch, epochs, steps):
     """Trains from a step and its epoch on, until there were so many epochs, of `steps` each."""
-    first, callbacks = options.process == 0, []
-    if first or BACKEND == "jax":  # whose processes each write a part of a checkpoint
-        callbacks = [
-            keras.callbacks.OrbaxCheckpoint(
-                options.run / "checkpoints", save_freq=options.checkpoint_every, max_to_keep=2
-            )
-        ]
     model.fit(
         data.batches(options, step),
         steps_per_epoch=steps,
         initial_epoch=epoch,
         epochs=epochs,
         shuffle=False,
-        callbacks=callbacks,
-        verbose=2 if first else 0,
+        callbacks=checkpoints.callbacks(),
+        verbose=2 if options.process == 0 else 0,
     )
 
 
-def complete(checkpoints):
-    """Whether there is a checkpoint: Orbax gives a folder its number when all is in it."""
-    return checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+class Orbax:
+    """Restores the model from its last checkpoint, and writes new ones."""
+
+    def __init__(self, options, model):
+        self.options, self.folder = options, options.run / "checkpoints"
+        # Orbax gives a folder its number when all is in it.
+        if self.folder.is_dir() and any(path.name.isdigit() for path in self.folder.iterdir()):
+            model.load_weights(self.folder)  # and the optimizer's, and what is random
+
+    def callbacks(self):
+        if self.options.process > 0 and BACKEND != "jax":  # in JAX each process writes a part
+            return []
+        return [
+            keras.callbacks.OrbaxCheckpoint(
+                self.folder, save_freq=self.options.checkpoint_every, max_to_keep=2
+            )
+        ]
+
+
+class Mirrored(keras.callbacks.Callback):
+    """The same for variables that are mirrored on several devices, which Keras' Orbax refuses."""
+
+    def __init__(self, options, model):
+        super().__init__()
+        import tensorflow as tf
+
+        self.every, self.step = options.checkpoint_every, model.optimizer.iterations
+        variables = [v.value for v in (*model.variables, *model.optimizer.variables)]
+        self.manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(variables=variables), options.run / "checkpoints", max_to_keep=2
+        )
+        self.manager.restore_or_initialize()
+
+    def callbacks(self):
+        return [self]
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(keras.ops.convert_to_numpy(self.step))
+        if step % self.every == 0:
+            self.manager.save(checkpoint_number=step)
 
 
 if __name__ == "__main__":
