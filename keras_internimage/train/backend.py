@@ -1,0 +1,48 @@
+"""Keras' backend for a command: it has to be chosen before Keras is imported."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+BACKENDS = ("tensorflow", "jax", "torch")
+VARIABLE = "KERAS_BACKEND"
+
+
+def use(backend, argv=None):
+    """Has the command run on `backend`: starts it anew where Keras runs on another one already.
+
+    Importing this package imports Keras, and with it the backend, before a command can read its
+    options. So the process is replaced by the same command with `KERAS_BACKEND` set.
+
+    Args:
+        backend: `"tensorflow"`, `"jax"`, `"torch"`, or None for whatever runs.
+        argv: the arguments that `main` was called with, None for the process' own. Only the
+            latter can be started anew.
+
+    Raises:
+        ValueError: the backend is not installed, or `main` was called by another program.
+    """
+    import keras
+
+    current = keras.config.backend()
+    if backend is None or backend == current:
+        return
+    if importlib.util.find_spec(backend) is None:
+        raise ValueError(
+            f"The package {backend} must be installed for --backend {backend}: "
+            f'pip install "keras-internimage[{backend}]"'
+        )
+    if argv is not None or os.environ.get(VARIABLE) == backend:
+        raise ValueError(
+            f"--backend must be the one that Keras runs on, {current} (the variable {VARIABLE} "
+            f"chooses it). Received: --backend {backend}"
+        )
+    command = [sys.executable, *sys.orig_argv[1:]]
+    environment = {**os.environ, VARIABLE: backend}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name == "posix":
+        os.execve(sys.executable, command, environment)
+    # Elsewhere exec returns to the shell at once.
+    sys.exit(subprocess.run(command, env=environment).returncode)
