@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-import os
 import pathlib
+
+from keras_internimage.train import output
 
 FILE = "labels.json"
 
@@ -46,10 +47,6 @@ def read(path):
 
 def write_json(path, content):
     """Writes JSON under a temporary name, then renames it."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
+    with output.replaced(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
         json.dump(content, file, ensure_ascii=False, indent=1)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)

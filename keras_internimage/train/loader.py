@@ -14,14 +14,12 @@ import numpy as np
 
 from keras_internimage.preprocessing import load_image, preprocess_input, read_image
 from keras_internimage.train.folders import explain
+from keras_internimage.training.augmentation import crop_box
 
 # Streams of random numbers of an epoch; each has its own, whatever the others use.
 _ORDER, _CROP, _AUGMENT = range(3)
 # Batches made before they are asked for.
 AHEAD = 3
-# Of the random crop: its aspect ratio, and how often one is drawn before the largest is taken.
-_RATIO = (3 / 4, 4 / 3)
-_TRIES = 10
 
 
 class NoImageLeft(ValueError):
@@ -32,7 +30,7 @@ class ImageFiles(keras.utils.PyDataset):
     """Batches `(images, labels)` of image files.
 
     For training, an epoch visits every image once, in an order of its own. From each it takes a
-    random crop, mirrors every second one, applies `augment`, and normalises. The last batch is
+    random crop, mirrors some, applies `augment`, and normalises. The last batch is
     filled up with images from the epoch's beginning, so that all batches have one shape: XLA
     compiles a second program for a second shape. For evaluation, files keep their order, the
     images are those of `load_image`, and the last batch may be smaller.
@@ -51,7 +49,9 @@ class ImageFiles(keras.utils.PyDataset):
             are uint8 `(N, size, size, 3)`, labels one-hot `(N, classes)`, the seed is a tuple of
             integers; what it returns is float, still in `[0, 255]`.
         multiple: batches in an epoch are a multiple of this.
-        crop_scale: least and greatest share of the image's area in a random crop.
+        crop_scale, crop_ratio: least and greatest share of the image's area, and width over height,
+            of a random crop; None for the central square.
+        flip: probability of mirroring an image, left to right.
         threads: threads that decode; None takes one for each processor, 16 at most.
 
     Attributes:
@@ -71,6 +71,8 @@ class ImageFiles(keras.utils.PyDataset):
         augment=None,
         multiple=1,
         crop_scale=(0.08, 1.0),
+        crop_ratio=(3 / 4, 4 / 3),
+        flip=0.5,
         threads=None,
     ):
         # Keras' own threads hand batches over from one epoch to the next after an early end, and
@@ -80,7 +82,8 @@ class ImageFiles(keras.utils.PyDataset):
             raise ValueError("files must hold at least one image. Received: files=()")
         self.files, self.classes, self.size = tuple(files), classes, size
         self.batch_size, self.training, self.seed = batch_size, training, seed
-        self.augment, self.crop_scale = augment, crop_scale
+        self.augment = augment
+        self.crop = {"scale": crop_scale, "ratio": crop_ratio, "flip": flip}
         self.epoch, self.skipped = 0, {}
         self.batches = math.ceil(len(self.files) / batch_size)
         if training:
@@ -160,9 +163,8 @@ class ImageFiles(keras.utils.PyDataset):
         try:
             if not self.training:
                 return load_image(path, self.size, exif_orientation=True)
-            return random_crop(
-                path, self.size, self._random(epoch, _CROP, int(place)), self.crop_scale
-            )
+            random = self._random(epoch, _CROP, int(place))
+            return random_crop(path, self.size, random, **self.crop)
         except FileNotFoundError:
             self.skipped[path] = "is not there any more"
         except ValueError as error:
@@ -223,69 +225,52 @@ class EpochOf(keras.callbacks.Callback):
             state.assign(words.astype(keras.backend.standardize_dtype(state.dtype)))
 
 
-def random_crop(path, size, random, scale=(0.08, 1.0)):
-    """A random part of an image, resized to a square, mirrored every second time.
+def random_crop(path, size, random, *, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5):
+    """A random part of an image, resized to a square, sometimes mirrored.
 
-    Area and aspect ratio are drawn as for ImageNet: uniform share of the area, log-uniform ratio
-    between 3/4 and 4/3; a crop that does not fit is drawn anew, ten times, then it is the largest
-    central one. Resized bicubic and antialiased. The image is turned upright by its EXIF note.
+    It is cut from the file's own pixels, and a JPEG file is decoded no larger than that needs.
+    Resized bicubic and antialiased. The image is turned upright by its EXIF note.
 
     Args:
         path: of the image.
         size: side of the result in pixels.
         random: `numpy.random.Generator`.
-        scale: least and greatest share of the area.
+        scale: least and greatest share of the area, as `training.augmentation` has it. None takes
+            the central square.
+        ratio: least and greatest width over height.
+        flip: probability of mirroring, left to right.
 
     Returns:
         uint8 array `(size, size, 3)`.
-
-    Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6.
     """
     from PIL import Image
 
-    chosen = []
+    mirrored = random.random() < flip
+    chosen = {}
 
     def at_least(whole):
-        chosen[:] = [crop_box(*whole, random, scale)]
-        left, top, right, bottom = chosen[0]
-        # The whole image at the scale at which the crop is as large as the result.
-        return tuple(
-            max(1, math.ceil(side * size / part))
-            for side, part in zip(whole, (right - left, bottom - top), strict=True)
-        ) if min(right - left, bottom - top) > size else whole  # fmt: skip
+        chosen["whole"] = whole
+        chosen["box"] = left, top, right, bottom = _box(*whole, random, scale, ratio)
+        if min(right - left, bottom - top) < size:
+            return whole
+        # The size of the whole image at which the crop is as large as the result.
+        parts = right - left, bottom - top
+        return tuple(math.ceil(side * size / p) for side, p in zip(whole, parts, strict=True))
 
-    flip = random.random() < 0.5
-    image, whole = _sized(path, at_least)
-    left, top, right, bottom = chosen[0]
-    x, y = image.size[0] / whole[0], image.size[1] / whole[1]
-    box = (left * x, top * y, min(right * x, image.size[0]), min(bottom * y, image.size[1]))
+    image = read_image(path, exif_orientation=True, at_least=at_least)
+    # The box of the image as it was decoded.
+    x, y = (now / full for now, full in zip(image.size, chosen["whole"], strict=True))
+    left, top, right, bottom = chosen["box"]
+    box = left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)
     image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    if flip:
+    if mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image)
 
 
-def _sized(path, at_least):
-    """The image, and the size that it has where it is not decoded smaller."""
-    sizes = []
-
-    def noted(size):
-        sizes.append(size)
-        return at_least(size)
-
-    return read_image(path, exif_orientation=True, at_least=noted), sizes[0]
-
-
-def crop_box(width, height, random, scale=(0.08, 1.0)):
-    """Left, top, right and bottom of a random crop, in whole pixels."""
-    for _ in range(_TRIES):
-        area = width * height * random.uniform(*scale)
-        ratio = math.exp(random.uniform(*map(math.log, _RATIO)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = random.integers(width - w + 1), random.integers(height - h + 1)
-            return int(left), int(top), int(left) + w, int(top) + h
-    w = min(width, max(1, round(height * _RATIO[1])))
-    h = min(height, max(1, round(width / _RATIO[0])))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
+def _box(width, height, random, scale, ratio):
+    if scale is None:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return left, top, left + side, top + side
+    return tuple(map(int, crop_box(height, width, scale, ratio, random)))

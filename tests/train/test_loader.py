@@ -7,10 +7,11 @@ import numpy as np
 import photographs
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from keras_internimage.preprocessing import load_image, preprocess_input
 from keras_internimage.train import EpochOf, ImageFiles, scan
-from keras_internimage.train.loader import NoImageLeft, crop_box, random_crop
+from keras_internimage.train.loader import NoImageLeft, random_crop
 
 SIZE = 32
 
@@ -164,104 +165,70 @@ class TestFilesThatBecomeBad:
             make(part)[0]
 
 
-def test_fit_sees_the_same_from_any_epoch(make):
-    """Keras' own loop on this backend, interrupted or not, is given the batches of each epoch."""
-    seen = []
+def test_fit_is_given_the_batches_of_each_epoch(make):
+    """By Keras' own loop on this backend, from the beginning or from a later epoch on."""
 
-    class Noting(ImageFiles):
+    class Numbered(ImageFiles):
         def __getitem__(self, index):
             x, y = super().__getitem__(index)
-            return x, np.concatenate([y, np.full((len(y), 1), 10 * self.epoch + index)], -1)
+            return x, np.full_like(y, 10 * self.epoch + index)
 
-    def note(y_true, y_pred):
-        return keras.ops.mean(y_pred) * 0 + keras.ops.mean(y_true[:, -1])
+    def mean_of_labels(y_true, y_pred):
+        return keras.ops.mean(y_true, -1) + 0 * keras.ops.mean(y_pred, -1)
 
     def fit(first):
-        keras.utils.set_random_seed(0)
         dataset = make()
-        dataset.__class__ = Noting
-        inputs = keras.Input((SIZE, SIZE, 3))
-        outputs = keras.layers.GlobalAveragePooling2D(data_format="channels_last")(inputs)
-        outputs = keras.layers.Dense(3)(keras.layers.Dropout(0.5)(outputs))
-        model = keras.Model(inputs, outputs)
-        model.compile("sgd", note, run_eagerly=keras.config.backend() == "torch")
-        weights, losses = [], []
-        callbacks = [
-            EpochOf(dataset, 3),
-            keras.callbacks.LambdaCallback(
-                on_train_batch_end=lambda step, logs: losses.append(float(logs["loss"])),
-                on_epoch_begin=lambda epoch, logs: weights.append(
-                    [np.array(v) for v in model.non_trainable_variables]
-                ),
+        dataset.__class__ = Numbered
+        layers = [keras.layers.Flatten(), keras.layers.Dropout(0.5), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *layers])
+        model.compile("sgd", mean_of_labels)
+        losses, states = [], []
+        notes = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda step, logs: losses.append(float(logs["loss"])),
+            on_epoch_begin=lambda epoch, logs: states.append(
+                [keras.ops.convert_to_numpy(v).tolist() for v in model.non_trainable_variables]
             ),
-        ]
-        model.fit(
-            dataset,
-            initial_epoch=first,
-            epochs=3,
-            validation_data=make("validation", batch_size=2).__class__ and None,
-            callbacks=callbacks,
-            verbose=0,
         )
-        return losses, weights
+        callbacks = [EpochOf(dataset, 3), notes]
+        options = {"initial_epoch": first, "epochs": 3, "callbacks": callbacks, "verbose": 0}
+        model.fit(dataset, shuffle=False, **options)  # or Keras shuffles the batches itself
+        return losses, states
 
     losses, states = fit(0)
-    # The metric is the mean so far: of (0, 1), (10, 11) and (20, 21).
+    # The loss shown is the mean so far of the epoch: of (0, 1), (10, 11) and (20, 21).
     np.testing.assert_allclose(losses, [0, 0.5, 10, 10.5, 20, 20.5])
     resumed_losses, resumed_states = fit(2)
-    assert resumed_losses == losses[4:]
-    np.testing.assert_array_equal(resumed_states[0], states[2])
-    assert not np.array_equal(states[1], states[2])
-    assert not seen
+    np.testing.assert_allclose(resumed_losses, losses[4:])
+    assert resumed_states == states[2:] and states[1] != states[2]
 
 
 @pytest.mark.any_backend
 class TestCrop:
-    def test_box_is_inside_and_of_the_drawn_area(self):
-        random = np.random.default_rng(0)
-        shares, ratios = [], []
-        for _ in range(2000):
-            left, top, right, bottom = crop_box(300, 200, random, (0.2, 0.9))
-            assert 0 <= left < right <= 300 and 0 <= top < bottom <= 200
-            shares.append((right - left) * (bottom - top) / 60000)
-            ratios.append((right - left) / (bottom - top))
-        assert 0.19 < min(shares) < 0.22 and 0.85 < max(shares) <= 0.91
-        assert 0.74 < min(ratios) < 0.77 and 1.3 < max(ratios) < 1.36
-
-    @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 500), (500, 1), (2, 3)])
-    def test_tiny_and_narrow(self, width, height):
-        for seed in range(20):
-            left, top, right, bottom = crop_box(width, height, np.random.default_rng(seed))
-            assert 0 <= left < right <= width and 0 <= top < bottom <= height
-
     def test_decoding_smaller_changes_little(self, tmp_path, monkeypatch):
         image = photographs.photograph("china")
         image.save(tmp_path / "a.jpg", quality=95)
         image.save(tmp_path / "a.png")
         decoded = []
-        draft = Image.Image.draft
+        load = JpegImageFile.load
         monkeypatch.setattr(
-            "PIL.JpegImagePlugin.JpegImageFile.draft",
-            lambda self, mode, size: decoded.append(self.size[0])
-            or original(self, mode, size)
-            or decoded.append(self.size[0]),
+            JpegImageFile, "load", lambda self: (decoded.append(self.size[0]), load(self))[1]
         )
-        del draft
         for seed in range(5):
             crops = [
-                random_crop(tmp_path / name, 64, np.random.default_rng(seed), (0.8, 1.0)).astype(
-                    "float32"
-                )
+                random_crop(
+                    tmp_path / name, 64, np.random.default_rng(seed), scale=(0.8, 1.0)
+                ).astype("float32")
                 for name in ("a.jpg", "a.png")
             ]
             # As much as JPEG itself; a crop that is off by a pixel of the result differs by 20.
             assert np.abs(crops[0] - crops[1]).mean() < 6
-        assert min(decoded) < image.width / 2
+        assert min(decoded) == image.width // 4
 
-    def test_mirrored_every_second_time(self):
-        ramp = np.broadcast_to(np.arange(64, dtype="uint8")[:, None] * 3, (64, 64, 3))
+    def test_mirrored_every_second_time(self, tmp_path):
+        ramp = np.broadcast_to(3 * np.arange(64, dtype="uint8")[:, None], (64, 64, 3))
+        Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "a.png")
         falls = 0
         for seed in range(200):
-            crop = random_crop(ramp.transpose(1, 0, 2).copy(), 16, np.random.default_rng(seed))
-            falls += crop[8, 0, 0] > crop[8, -1, 0]
-        assert 70 < falls < 130
+            crop = random_crop(tmp_path / "a.png", 16, np.random.default_rng(seed))
+            falls += int(crop[8, 0, 0] > crop[8, -1, 0])
+        assert 75 < falls < 125
