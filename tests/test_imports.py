@@ -22,6 +22,7 @@ STATEMENTS = [
     "import keras_internimage",
     "import keras_internimage.checkpoints",
     "import keras_internimage.custom_ops",
+    "import keras_internimage.report",
     "import keras_internimage.weights_convert",
 ]
 

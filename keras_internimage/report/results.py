@@ -1,0 +1,75 @@
+"""What a report is made of."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Results:
+    """A finished training, as `report.write` takes it.
+
+    Args:
+        class_names: one name per class.
+        history: per epoch, lists of `loss`, `accuracy`, `val_loss`, `val_accuracy`,
+            `learning_rate`. Any may be missing or hold values that are not finite; other keys are
+            not shown.
+        labels: `(N,)`, integers: the true class of each validation image.
+        scores: `(N, classes)`: the predicted probabilities, rows in the order of `labels`.
+        files: N paths of the validation images, in the same order.
+        settings: what the training was started with, shown as a table in this order.
+        skipped: `(path, reason)` of each file that was left out of the training.
+        title: the page's heading.
+        read: function from a path to the image as the model saw it before resizing, uint8
+            `(H, W, 3)`, `(H, W)` or a `PIL.Image.Image`. None reads as `preprocessing.load_image`
+            does: 8 bits, an EXIF orientation is ignored.
+    """
+
+    class_names: list[str]
+    history: dict[str, list[float]]
+    labels: np.ndarray
+    scores: np.ndarray
+    files: list[str | os.PathLike]
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    skipped: list[tuple[str | os.PathLike, str]] = dataclasses.field(default_factory=list)
+    title: str = "Training report"
+    read: Callable | None = None
+
+    def checked(self):
+        """A copy with NumPy arrays of known types.
+
+        Raises:
+            ValueError: where the parts do not fit together.
+        """
+        names = [str(name) for name in self.class_names]
+        labels, scores = np.asarray(self.labels), np.asarray(self.scores)
+        if not names:
+            raise ValueError("`class_names` must name at least one class. Received: none")
+        if labels.ndim != 1 or (len(labels) and not np.issubdtype(labels.dtype, np.integer)):
+            raise ValueError(
+                "`labels` must be integers of the shape (N,). "
+                f"Received: shape={labels.shape}, dtype={labels.dtype}"
+            )
+        if scores.shape != (len(labels), len(names)):
+            raise ValueError(
+                "`scores` must be of the shape (N, classes), "
+                f"({len(labels)}, {len(names)}) here. Received: shape={scores.shape}"
+            )
+        if len(self.files) != len(labels):
+            raise ValueError(
+                f"`files` must be as many as `labels`, {len(labels)}. "
+                f"Received: {len(self.files)} files"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+            raise ValueError(
+                f"`labels` must be in 0..{len(names) - 1}. Received: {labels.min()}..{labels.max()}"
+            )
+        return dataclasses.replace(
+            self,
+            class_names=names,
+            history={key: np.asarray(self.history[key], float) for key in self.history},
+            labels=labels.astype(np.int64),
+            scores=scores.astype(np.float64),
+        )

@@ -1,0 +1,79 @@
+"""Colours of the pictures and the page, and what all pictures share."""
+
+import dataclasses
+import io
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colours by their task."""
+
+    page: str  # behind everything
+    surface: str  # behind pictures and tables
+    ink: str
+    muted: str  # captions, axes
+    line: str  # rules, grids
+    accent: str  # validation; the end of the colour scale
+    second: str  # training
+    wrong: str
+
+
+LIGHT = Theme(
+    page="#f7f7f5",
+    surface="#ffffff",
+    ink="#22262b",
+    muted="#686f78",
+    line="#e3e4e2",
+    accent="#2f6690",
+    second="#a3a9b0",
+    wrong="#b4472f",
+)
+DARK = Theme(
+    page="#15181b",
+    surface="#1c2024",
+    ink="#e4e6e8",
+    muted="#9aa1a9",
+    line="#31363c",
+    accent="#7fb4dc",
+    second="#737b84",
+    wrong="#e58a70",
+)
+
+
+def drawing(families=("DejaVu Sans",)):
+    """A context to draw in: a user's matplotlibrc changes nothing, and `$` starts no formula."""
+    from matplotlib import style
+
+    own = {"font.family": list(families), "text.parse_math": False, "text.usetex": False}
+    return style.context(["default", own])
+
+
+def figure(width, height, theme, **options):
+    """An empty figure of that many inches, on the theme's surface."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), facecolor=theme.surface, **options)
+
+
+def calm(axes, theme):
+    """Axes with two quiet spines and a grid behind the data."""
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(theme.line)
+    axes.tick_params(colors=theme.muted, labelsize=8.5, length=0, pad=5)
+    axes.grid(color=theme.line, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def colour_scale(theme):
+    """From the surface to the accent."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("share", [theme.surface, theme.accent])
+
+
+def png(made, dpi=160):
+    """The figure as bytes of a PNG file."""
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="png", dpi=dpi, facecolor=made.get_facecolor())
+    return buffer.getvalue()
