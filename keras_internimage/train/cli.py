@@ -145,7 +145,7 @@ def _new(options, folder):
         print(f"left out: {path}: {reason}")
     for note in images.notes:
         print(f"note: {note}")
-    keras.utils.set_random_seed(chosen.seed)
+    run.seed_everything(chosen.seed)
     keras.config.set_dtype_policy(chosen.precision)
     model = run.build_model(chosen, len(images.class_names), chosen.weights)
     with output.locked(folder):
@@ -164,8 +164,6 @@ def _new(options, folder):
 
 
 def _resume(options, folder, kept):
-    import keras
-
     from keras_internimage.train import output, run, settings
     from keras_internimage.train.folders import Images
 
@@ -175,7 +173,7 @@ def _resume(options, folder, kept):
         parts = output.read_images(folder, chosen.data, kept["classes"], options.skip_bad)
         bad = tuple((pathlib.Path(path), reason) for path, reason in kept["skipped"])
         images = Images(pathlib.Path(chosen.data), tuple(kept["classes"]), *parts, bad)
-        keras.utils.set_random_seed(chosen.seed)
+        run.seed_everything(chosen.seed)
         training = run.Run(folder, chosen, images, options.threads)
         try:
             model, done = training.resume()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import random
 import sys
 
 import keras
@@ -39,6 +40,22 @@ def build_model(settings, classes, weights):
             f"{error}\n--weights PATH takes a file that is here, --weights none trains from "
             "scratch."
         ) from error
+
+
+def seed_everything(seed):
+    """Seeds Python, NumPy and Keras' backend.
+
+    As `keras.utils.set_random_seed`, which would import TensorFlow on every backend.
+    """
+    if keras.config.backend() == "tensorflow":
+        keras.utils.set_random_seed(seed)
+        return
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if keras.config.backend() == "torch":
+        import torch
+
+        torch.manual_seed(seed)
 
 
 class Run:
