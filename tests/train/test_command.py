@@ -17,9 +17,9 @@ import pytest
 
 from keras_internimage.train import cli, output, predict
 
-# Stochastic depth, all of the augmentation, a moving average, and two batches in a step.
+# With stochastic depth, augmentation, and two batches in a step.
 NETWORK = "--channels 16 --depths 1 1 1 1 --groups 1 2 4 8 --resolution 32".split()
-LONG = "--recipe in1k-224 --epochs 3 --batch-size 4 --accumulation 2 --learning-rate 1e-3".split()
+LONG = "--epochs 3 --batch-size 4 --accumulation 2 --learning-rate 1e-3".split()
 QUICK = [*NETWORK, *"--epochs 1 --batch-size 8".split()]
 WRITTEN = {
     *("model.keras", "labels.json", "history.csv", "images.csv", "run.json", "logs"),
