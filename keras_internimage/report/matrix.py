@@ -90,7 +90,7 @@ def _heat_map(axes, counts, plan, theme):
         share, cmap=style.colour_scale(theme), norm=norm, interpolation="nearest", aspect="auto"
     )
     axes.spines[:].set_color(theme.line)
-    if len(counts) <= MANY:
+    if plan.number_size:
         edges = np.arange(1, len(counts)) - 0.5
         axes.hlines(edges, -0.5, len(counts) - 0.5, color=theme.line, linewidth=0.6)
         axes.vlines(edges, -0.5, len(counts) - 0.5, color=theme.line, linewidth=0.6)
@@ -102,7 +102,7 @@ def _heat_map(axes, counts, plan, theme):
                     ha="center",
                     va="center_baseline",
                     fontsize=plan.number_size,
-                    color=theme.surface if share[row, column] > 0.55 else theme.ink,
+                    color=theme.surface if norm(share[row, column]) > 0.55 else theme.ink,
                 )
     return image
 

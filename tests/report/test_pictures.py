@@ -78,7 +78,7 @@ def draw_matrix(classes, number=2000, **options):
         return matrix.draw(counts, labels_, style.LIGHT, lettering, **options), counts
 
 
-@pytest.mark.parametrize("classes", [1, 2, 8, 30, 31, 200])
+@pytest.mark.parametrize("classes", [1, 2, 8, 40, 200])
 def test_matrix(classes):
     figure, counts = draw_matrix(classes)
     boxes = assert_within(figure)
@@ -88,9 +88,9 @@ def test_matrix(classes):
         if classes > 1:
             found = [(x.get_text(), x.get_window_extent()) for x in labels]
             assert_apart(found, side)
-        assert len(labels) == classes if classes <= 31 else 20 <= len(labels) <= 70
+        assert len(labels) == classes if classes <= 40 else 20 <= len(labels) <= 70
     numbers = [x.get_text() for x in axes.texts if x.get_text().isdigit()]
-    if classes <= 30:
+    if classes <= 40:
         assert numbers == [str(x) for x in counts.ravel() if x]
         for label in axes.texts:
             if label.get_text().isdigit():
@@ -98,6 +98,7 @@ def test_matrix(classes):
                 assert label.get_window_extent().width <= cell
     else:
         assert not numbers
+    if classes > matrix.MANY:
         pairs = metrics.confused_pairs(counts, matrix.PAIRS)
         shares = [f"{n} ({n / counts[true].sum():.0%})" for true, _, n in pairs]
         written = [shown for shown, _ in boxes]
