@@ -1,5 +1,10 @@
 """InternImage and its operator DCNv3 for Keras 3, on TensorFlow, JAX and PyTorch."""
 
+# ruff: noqa: E402
+from keras_internimage.backends import take_installed
+
+take_installed()  # before anything imports Keras
+
 from keras_internimage import exports, layers, models, ops, preprocessing, training
 from keras_internimage.exports import export
 from keras_internimage.models import (

@@ -10,7 +10,7 @@ import pathlib
 import shlex
 import sys
 
-from keras_internimage.train import backend as backends
+from keras_internimage import backends
 
 PROGRAM = "internimage-train"
 _EPILOG = """\
@@ -59,6 +59,9 @@ def parser():
         "--learning-rate", type=float, metavar="RATE", help="the highest (default: the recipe's)"
     )
     group.add_argument("--drop-path", type=float, metavar="P", help="default: the recipe's")
+    group.add_argument(
+        "--ema", type=float, metavar="M", help="moving average of the weights; 0: none (recipe's)"
+    )
     group.add_argument("--freeze", type=int, metavar="N", help="stages that are not trained (0)")
     group.add_argument("--seed", type=int, metavar="N", help="of all that is random (0)")
 
@@ -225,6 +228,13 @@ def _print_table(rows):
 
 
 def _check_ranges(options):
+    from keras_internimage.models.variants import STAGES
+
+    if options.freeze is not None and options.freeze > STAGES:
+        raise ValueError(
+            f"--freeze must be at most {STAGES}, the number of stages. "
+            f"Received: --freeze {options.freeze}"
+        )
     at_least = {
         "resolution": 1,
         "channels": 1,
@@ -243,6 +253,7 @@ def _check_ranges(options):
     for name, low_ok, high in (
         ("learning_rate", False, float("inf")),
         ("drop_path", True, 1),
+        ("ema", True, 1),
         ("validation_split", False, 1),
     ):
         value = getattr(options, name)

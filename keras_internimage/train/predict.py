@@ -14,6 +14,8 @@ import sys
 
 import numpy as np
 
+from keras_internimage import backends
+
 PROGRAM = "internimage-predict"
 # Batches that are read while one is predicted.
 AHEAD = 2
@@ -34,17 +36,15 @@ def _parser():
     parser.add_argument(
         "--resolution", type=int, metavar="PIXELS", help="default: that of the labels or the model"
     )
-    parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"), help="Keras' backend")
+    parser.add_argument("--backend", choices=backends.BACKENDS, help="Keras' backend")
     return parser
 
 
 def main(argv=None):
     """Runs the command; returns the exit code."""
-    from keras_internimage.train import backend
-
     arguments = _parser().parse_args(argv)
     try:
-        backend.use(arguments.backend, argv)
+        backends.use(arguments.backend, argv)
         return _predict(arguments)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)

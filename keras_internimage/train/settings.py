@@ -34,6 +34,7 @@ class Settings:
     precision: str
     learning_rate: float
     drop_path: float
+    ema: float
     freeze: int
     validation_split: float
     seed: int
@@ -53,6 +54,7 @@ class Settings:
             row,
             epochs=self.epochs,
             drop_path_rate=self.drop_path,
+            ema=self.ema or None,
             learning_rate=row.learning_rate * factor,
             warmup_learning_rate=row.warmup_learning_rate * factor,
             minimum_learning_rate=row.minimum_learning_rate * factor,
@@ -168,6 +170,7 @@ def choose(options, backend, images, device):
         precision=precision,
         learning_rate=take("learning_rate", rate, f"the recipe's, {per}"),
         drop_path=take("drop_path", row.drop_path_rate, "the recipe's"),
+        ema=take("ema", row.ema or 0.0, "the recipe's"),
         freeze=take("freeze", 0, "all stages are trained"),
         validation_split=take("validation_split", VALIDATION_SPLIT, "the default"),
         seed=take("seed", SEED, "the default"),
@@ -213,7 +216,6 @@ def from_json(content):
 
 def table(settings, why, images, device):
     """The lines that say what a training is going to do, and why."""
-    row = recipe_of(settings.recipe, settings.variant)
     network = settings.variant
     if network == CUSTOM:
         depths, groups = (" ".join(map(str, v)) for v in (settings.depths, settings.groups))
@@ -236,8 +238,8 @@ def table(settings, why, images, device):
         ("frozen stages", str(settings.freeze), "freeze"),
         ("seed", str(settings.seed), "seed"),
     ]
-    if row.ema is not None:
-        rows.append(("moving average", f"{row.ema:g}; it is what is validated and saved", "recipe"))
+    if settings.ema:
+        rows.append(("moving average", f"{settings.ema:g} (it is validated and saved)", "ema"))
     known = set(dataclasses.asdict(settings))
     return [
         (name, value, reason if reason not in known else why.get(reason, "given"))

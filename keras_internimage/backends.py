@@ -1,12 +1,36 @@
-"""Keras' backend for a command: it has to be chosen before Keras is imported."""
+"""Keras' backend: it has to be chosen before Keras is imported."""
 
 import importlib.util
+import json
 import os
+import pathlib
 import subprocess
 import sys
 
 BACKENDS = ("tensorflow", "jax", "torch")
 VARIABLE = "KERAS_BACKEND"
+
+
+def take_installed():
+    """Chooses a backend that is installed, where Keras would take one that is not.
+
+    Keras takes TensorFlow where nothing is said, and `import keras` fails without it. Who installed
+    JAX or PyTorch alone has said enough. Does nothing where `KERAS_BACKEND` is set, or Keras is
+    imported already.
+    """
+    if "keras" in sys.modules or os.environ.get(VARIABLE):
+        return
+    home = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
+    try:
+        chosen = json.loads(pathlib.Path(home, "keras.json").read_text("utf-8")).get("backend")
+    except (OSError, ValueError):
+        chosen = None
+    if importlib.util.find_spec(chosen or BACKENDS[0]) is not None:
+        return
+    for other in BACKENDS:
+        if importlib.util.find_spec(other) is not None:
+            os.environ[VARIABLE] = other
+            return
 
 
 def use(backend, argv=None):
