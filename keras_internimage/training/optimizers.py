@@ -93,17 +93,27 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         if self.built:
             return
         keys = variable_keys(variables)
-        if self.multipliers is not None:
+        table = {} if self.multipliers is None else dict(self.multipliers)
+        if self.multipliers is None:
+            rows = [(key, 1.0) for key in keys]
+        elif list(map(_tail, table)) == list(map(_tail, keys)):
+            # The same variables in the same order. After loading, Keras may have given them paths
+            # with another beginning.
+            rows = list(table.items())
+        else:
             self._check_known(keys)
+            rows = [(key, table[key]) for key in keys]
         super().build(variables)
-        excluded = set(self.no_weight_decay)
-        factors = [1.0 if self.multipliers is None else self.multipliers[key] for key in keys]
+        excluded = {key for key, _ in rows} & set(self.no_weight_decay)
         # Pairs (factor of the rate, weight decay) in the order of the variables. A tuple: Keras
         # makes attributes out of lists that it watches.
         self._factors = tuple(
             (float(factor), 0.0 if key in excluded else float(self.decoupled_weight_decay))
-            for factor, key in zip(factors, keys, strict=True)
+            for key, factor in rows
         )
+        # The config lists these variables only, so that they are found again by their order.
+        self.multipliers = dict(rows)
+        self.no_weight_decay = tuple(key for key, _ in rows if key in excluded)
 
     def _check_known(self, keys):
         missing = [key for key in keys if key not in self.multipliers]
@@ -202,6 +212,11 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             "multipliers": None if self.multipliers is None else dict(self.multipliers),
             "no_weight_decay": list(self.no_weight_decay),
         }
+
+
+def _tail(key):
+    """The last layer's and the variable's name of a key."""
+    return key.split("#")[0].split("/")[-2:]
 
 
 def optimizer(model, recipe, steps, batch_size=None, accumulation=1):

@@ -8,6 +8,8 @@ from training import small_models
 
 from keras_internimage import training
 
+TORCH = keras.backend.backend() == "torch"
+
 
 def dense(dtype=None, seed=0):
     """Two layers without an activation: the first step of Adam is the rate, whatever the slope."""
@@ -40,8 +42,11 @@ def fit(model, optimizer, epochs=1, **arguments):
     return [to_numpy(v) for v in model.trainable_variables]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+# PyTorch compiles for half a minute what the others do in seconds: one test there.
+@pytest.mark.parametrize(
+    "policy, jit_compile",
+    [("float32", False), ("mixed_float16", not TORCH), ("mixed_bfloat16", not TORCH)],
+)
 def test_the_first_step_is_the_multiplied_rate(policy, jit_compile):
     keras.config.set_dtype_policy(policy)
     model = dense()
@@ -63,7 +68,7 @@ def test_compiled_and_not_give_the_same_weights():
     for jit_compile in (False, True):
         model = dense()
         optimizer = training.LayerwiseAdamW(0.01, 0.5, factors(model), global_clipnorm=0.1)
-        results.append(fit(model, optimizer, epochs=3, jit_compile=jit_compile))
+        results.append(fit(model, optimizer, epochs=2, jit_compile=jit_compile))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -95,12 +100,10 @@ def test_the_average_takes_the_weights_place():
     model.fit(*data(), batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=[watch])
     for i, variable in enumerate(model.trainable_variables):
         average = watch.seen[0][i]
-        # Keras puts the average in place before the last `on_epoch_end`.
-        for weights in watch.seen[1:-1]:
+        for weights in watch.seen[1:]:
             average = 0.6 * average + 0.4 * weights[i]
-        step = watch.seen[-1][i] - 0.6 * average  # 0.4 of the last weights, which nobody saw
-        assert np.abs(step / 0.4 - watch.seen[-2][i]).max() < 0.06, variable.path
-        np.testing.assert_array_equal(to_numpy(variable), watch.seen[-1][i])
+        np.testing.assert_allclose(to_numpy(variable), average, rtol=1e-4, atol=1e-6)
+        assert np.abs(average - watch.seen[-1][i]).max() > 1e-3
 
 
 @pytest.mark.parametrize("accumulation", [None, 2])

@@ -8,7 +8,7 @@ from training import small_models
 
 from keras_internimage import training
 
-STEPS = 6
+STEPS = 5
 TORCH = keras.backend.backend() == "torch"
 
 
