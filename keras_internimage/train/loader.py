@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_internimage.preprocessing import load_image, preprocess_input, read_image
 from keras_internimage.train.folders import explain
-from keras_internimage.training.augmentation import crop_box
+from keras_internimage.training.augmenting import crop_box
 
 # Streams of random numbers of an epoch; each has its own, whatever the others use.
 _ORDER, _CROP, _AUGMENT = range(3)

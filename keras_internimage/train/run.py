@@ -134,7 +134,10 @@ class Run:
     def resume(self):
         """The model as the last whole epoch left it, and how many epochs are done."""
         output.clean(self.folder)
-        model = keras.saving.load_model(self.folder / output.LAST)
+        # Not load_model: what is frozen would be trainable again, and not fit the optimizer.
+        model = build_model(self.settings, self.classes, "none")
+        self.compile(model)
+        model.load_weights(self.folder / output.LAST)  # and the optimizer's state
         done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // self.updates
         return model, done
 
