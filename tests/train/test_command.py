@@ -23,7 +23,9 @@ from keras_internimage.train.callbacks import StopOnSignal, Stopped
 
 # With stochastic depth, augmentation, two batches in a step, and a moving average.
 NETWORK = "--channels 16 --depths 1 1 1 1 --groups 1 2 4 8 --resolution 32".split()
-LONG = "--epochs 3 --batch-size 4 --accumulation 2 --learning-rate 1e-3 --ema 0.9 --freeze 2".split()
+LONG = (
+    "--epochs 3 --batch-size 4 --accumulation 2 --learning-rate 1e-3 --ema 0.9 --freeze 2".split()
+)
 QUICK = [*NETWORK, *"--epochs 1 --batch-size 8".split()]
 WRITTEN = {
     *("model.keras", "labels.json", "history.csv", "images.csv", "run.json", "logs"),
