@@ -188,6 +188,7 @@ def _resume(options, folder, kept):
 
 def _train(options, training, model, done):
     from keras_internimage.train import output
+    from keras_internimage.train.folders import count
 
     if done < training.settings.epochs:
         training.fit(model, done)
@@ -197,7 +198,8 @@ def _train(options, training, model, done):
     accuracy = history["val_accuracy"][best]
     skipped = training.skipped()
     if skipped:
-        print(f"{len(skipped)} files became unreadable and were left out; the report lists them.")
+        files = count(len(skipped), "file")
+        print(f"{files} became unreadable during the training; the report lists them.")
     print(
         f"\n{training.folder / output.MODEL} has the weights of the best epoch, "
         f"{best + 1} of {training.settings.epochs}: {accuracy:.1%} of the validation images right."

@@ -342,10 +342,15 @@ def _message(folder, problems, skippable, bad):
         lines.append(f"  and {len(problems) - SHOWN} more ({len(problems)} in all)")
     if skippable:
         others = len(problems) - bad
-        only = f" That does not help with the other {others}." if others else ""
+        only = f" Not with the other {count(others, 'problem')}." if others else ""
         files = "the file" if bad == 1 else f"the {bad} files"
         lines.append(f"--skip-bad leaves out {files} that cannot be read.{only}")
     return "\n".join(lines)
+
+
+def count(number, noun):
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _split(classes, share, seed):
@@ -363,16 +368,18 @@ def _split(classes, share, seed):
 def _notes(found, train, validation, bad):
     notes = []
     if bad:
-        notes.append(f"{len(bad)} files that cannot be read are left out.")
+        notes.append(f"{count(len(bad), 'file')} left out: unreadable.")
     if found.loose:
-        notes.append(f"{found.loose} images outside the folders of classes are left out.")
+        loose = count(found.loose, "image")
+        notes.append(f"{loose} left out: outside the folders of classes.")
     if found.ignored:
         kinds = ", ".join(sorted(found.ignored))
-        notes.append(f"{sum(found.ignored.values())} files are no images by suffix ({kinds}).")
+        others = count(sum(found.ignored.values()), "file")
+        notes.append(f"{others} left out: no images by suffix ({kinds}).")
     if found.test:
         notes.append(f"{found.test}/ is not looked at.")
     unmeasured = [printable(name) for name in sorted(train) if not validation.get(name)]
     if unmeasured:
         shown = ", ".join(unmeasured[:SHOWN]) + (", ..." if len(unmeasured) > SHOWN else "")
-        notes.append(f"{len(unmeasured)} classes have no image for validation: {shown}.")
+        notes.append(f"Without an image for validation: {shown}.")
     return tuple(notes)

@@ -55,7 +55,7 @@ class TestSplit:
             path.unlink()
         images = scan(data)
         assert [label for _, label in images.train].count(1) == 1
-        assert any("no image for validation: flower" in note for note in images.notes)
+        assert any("Without an image for validation: flower." == note for note in images.notes)
 
     def test_folders_train_and_val(self, tmp_path):
         for part, count in (("train", 3), ("Val", 2), ("test", 1)):
@@ -108,8 +108,8 @@ class TestWhatIsHandled:
         images = scan(data)
         assert len(images.train) + len(images.validation) == 10
         assert images.notes == (
-            "1 images outside the folders of classes are left out.",
-            "2 files are no images by suffix (.txt, without a suffix).",
+            "1 image left out: outside the folders of classes.",
+            "2 files left out: no images by suffix (.txt, without a suffix).",
         )
 
     def test_folders_in_a_class(self, data):
@@ -161,7 +161,7 @@ class TestWhatIsRefused:
         images = scan(data, skip_bad=True)
         assert {path.relative_to(data).as_posix() for path, _ in images.bad} == set(expected)
         assert len(images.train) + len(images.validation) == 10
-        assert images.notes == ("8 files that cannot be read are left out.",)
+        assert images.notes == ("8 files left out: unreadable.",)
 
     def test_a_bomb(self, data, monkeypatch):
         photographs.piece("china", 0, side=200).save(data / "flower" / "huge.png")
@@ -185,7 +185,7 @@ class TestWhatIsRefused:
         (data / "words" / "a.jpg").write_text("text")
         text = refusal(data)
         assert "words/a.jpg: is text" in text and "words/: has no image" in text
-        assert "the file that cannot be read. That does not help with the other 1." in text
+        assert "the file that cannot be read. Not with the other 1 problem." in text
         assert "words/: has no image" in refusal(data, skip_bad=True)
 
     def test_one_class(self, tmp_path):
