@@ -28,6 +28,7 @@ class CompositeLayer(keras.layers.Layer):
         """As Keras' own, after which parts made in `build` are as frozen as the layer is."""
         super().build_from_config(config)
         if not self.trainable:
+            self.trainable = True  # in TensorFlow, setting what is set already does nothing
             self.trainable = False
 
     def _run(self, layer, inputs, **kwargs):
