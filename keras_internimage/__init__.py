@@ -1,6 +1,11 @@
 """InternImage and its operator DCNv3 for Keras 3, on TensorFlow, JAX and PyTorch."""
 
-from keras_internimage import exports, layers, models, ops, preprocessing
+# ruff: noqa: E402
+from keras_internimage.backends import take_installed
+
+take_installed()  # before anything imports Keras
+
+from keras_internimage import exports, layers, models, ops, preprocessing, training
 from keras_internimage.exports import export
 from keras_internimage.models import (
     InternImage,
@@ -37,4 +42,5 @@ __all__ = [
     "portable_ops",
     "preprocess_input",
     "preprocessing",
+    "training",
 ]

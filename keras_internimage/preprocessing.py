@@ -86,26 +86,27 @@ def decode_predictions(preds, top=5):
         ) from error
 
 
-def load_image(path, size):
+def load_image(path, size, *, exif_orientation=False):
     """Reads an image and applies the official evaluation transform.
 
     Conversion to RGB, bicubic antialiased resize of the short side to `size` (the long side is
     `int(size * long / short)`), centre crop, `/ 255`, mean and standard deviation: the transform
-    under which the published accuracies were measured. Alpha is dropped, not composed; an EXIF
-    orientation is ignored, as there: `PIL.ImageOps.exif_transpose` before the call applies it.
+    under which the published accuracies were measured. Alpha is dropped, not composed.
 
     Args:
         path: path or binary file object of an image, a `PIL.Image.Image`, or a uint8 array
             `(H, W)`, `(H, W, 3)` or `(H, W, 4)`.
         size: side of the returned square in pixels, the model's resolution.
+        exif_orientation: whether to turn the image upright first, where a camera noted how it was
+            held. The official transform does not; `internimage-train` and `internimage-predict` do.
 
     Returns:
         float32 array `(size, size, 3)`; a batch of one is `load_image(path, size)[None]`.
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: where the file is no readable image, has more than 8 bits per channel, or an
-            argument is out of range.
+        ValueError: where the file is no readable image, has 32 bits per channel, or an argument is
+            out of range.
 
     Source: https://github.com/OpenGVLab/InternImage, `classification/dataset/build.py`.
     """
@@ -113,7 +114,7 @@ def load_image(path, size):
 
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
         raise ValueError(f"size must be a positive integer. Received: size={size!r}")
-    image = _rgb(path)
+    image = read_image(path, exif_orientation=exif_orientation)
     width, height = image.size
     short, long = min(width, height), max(width, height)
     long = int(size * long / short)
@@ -125,9 +126,27 @@ def load_image(path, size):
     return preprocess_input(np.asarray(image, "float32"))
 
 
-def _rgb(path):
-    """The whole image in memory, as 8-bit RGB."""
-    from PIL import Image, UnidentifiedImageError
+def read_image(path, *, exif_orientation=False, at_least=None):
+    """Reads a whole image as 8-bit RGB.
+
+    Of an animation it is the first frame. Alpha is dropped. Values of 16 bits are scaled to 8:
+    `round(value * 255 / 65535)`.
+
+    Args:
+        path: as for `load_image`.
+        exif_orientation: whether to turn the image upright, where a camera noted how it was held.
+        at_least: None, or a function of the image's `(width, height)` that returns the width and
+            height which are enough. A JPEG file is then decoded at 1/2, 1/4 or 1/8 of its size
+            where that is enough, several times faster.
+
+    Returns:
+        A `PIL.Image.Image` of mode RGB.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file is no readable image, or has 32 bits per channel.
+    """
+    from PIL import Image
 
     if isinstance(path, np.ndarray):
         channels = path.shape[2:]
@@ -138,23 +157,54 @@ def _rgb(path):
             )
         path = Image.fromarray(path)
     if isinstance(path, Image.Image):
-        return _eight_bits(path, "PIL image").convert("RGB")
+        return _upright(_eight_bits(path, "PIL image"), exif_orientation).convert("RGB")
     try:
         with Image.open(path) as image:
-            return _eight_bits(image, path).convert("RGB")
-    except FileNotFoundError:
+            if at_least is not None:
+                _decode_smaller(image, at_least, exif_orientation)
+            image.load()
+            image = _upright(image, exif_orientation)
+    except (FileNotFoundError, MemoryError):
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except Exception as error:  # what Pillow's many decoders raise for a bad file is not limited
         raise ValueError(
             f"path must be an image that Pillow reads. Received: path={path} ({error})"
         ) from error
+    return _eight_bits(image, path).convert("RGB")
+
+
+def _decode_smaller(image, at_least, exif_orientation):
+    sideways = exif_orientation and _orientation(image) >= 5
+    width, height = at_least(image.size[::-1] if sideways else image.size)
+    # Only JPEG's decoder has other sizes; for all others this does nothing.
+    image.draft(None, (height, width) if sideways else (width, height))
+
+
+def _orientation(image):
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF, which says nothing about the pixels: as if there were none
+        return 1
+
+
+def _upright(image, exif_orientation):
+    from PIL import ImageOps
+
+    if not exif_orientation or _orientation(image) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _eight_bits(image, path):
-    # Pillow would clip these to 255: an image nearly white, without a word.
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype("uint32")
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype("uint8"))
+    # Of 32-bit integers and floats nobody knows which value is white. Pillow would clip to 255.
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise ValueError(
-            "An image must have 8 bits per channel. "
+            "An image must have 8 or 16 bits per channel. "
             f"Received: path={path} of Pillow's mode {image.mode!r}"
         )
     return image

@@ -199,12 +199,57 @@ class TestLoadImage:
         with pytest.raises(ValueError, match="an image that Pillow reads"):
             load_image(tmp_path, 32)
 
-    @pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
-    def test_more_than_eight_bits(self, tmp_path, dtype):
+    @pytest.mark.parametrize("dtype", ["int32", "float32"])
+    def test_more_than_sixteen_bits(self, tmp_path, dtype):
         path = tmp_path / "deep.tiff"
         Image.fromarray(np.full((40, 40), 1000, dtype)).save(path)
-        with pytest.raises(ValueError, match=r"8 bits per channel. Received: .*deep.tiff"):
+        with pytest.raises(ValueError, match=r"8 or 16 bits per channel. Received: .*deep.tiff"):
             load_image(path, 32)
+
+    @pytest.mark.parametrize("suffix", ["png", "tiff"])
+    def test_sixteen_bits_are_scaled(self, tmp_path, suffix):
+        values = np.random.default_rng(0).integers(0, 65536, (32, 32)).astype("uint16")
+        values[0, :3] = 0, 65535, 257
+        Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
+        expected = np.round(values * (255 / 65535))
+        assert expected[0, :3].tolist() == [0, 255, 1]
+        expected = normalised(np.repeat(expected[..., None], 3, -1))
+        result = load_image(tmp_path / f"deep.{suffix}", 32)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_orientation_is_applied_on_demand(self, tmp_path, orientation):
+        image = Image.fromarray(pixels(40, 50, 3))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / "turned.png"
+        image.save(path, exif=exif)
+        upright = np.asarray(image)
+        if orientation >= 5:  # the first row is a column of the scene
+            upright = upright.transpose(1, 0, 2)
+        if orientation in (2, 3, 6, 7):
+            upright = upright[:, ::-1]
+        if orientation in (3, 4, 7, 8):
+            upright = upright[::-1]
+        result = load_image(path, 32, exif_orientation=True)
+        np.testing.assert_array_equal(result, load_image(np.ascontiguousarray(upright), 32))
+
+    @pytest.mark.parametrize("orientation", [1, 6])
+    def test_jpeg_is_decoded_no_larger_than_needed(self, tmp_path, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / "large.jpg"
+        Image.fromarray(pixels(160, 320, 3)).save(path, exif=exif)
+        seen = []
+
+        def at_least(size):
+            seen.append(size)
+            return size[0] // 4, size[1] // 2 - 1
+
+        small = preprocessing.read_image(path, exif_orientation=True, at_least=at_least)
+        assert seen == [(320, 160) if orientation == 1 else (160, 320)]
+        assert small.size == (seen[0][0] // 2, seen[0][1] // 2)
+        assert preprocessing.read_image(path, exif_orientation=True).size == seen[0]
 
     @pytest.mark.parametrize("size", [0, -1, 32.0, "32", None, True, (32, 32)])
     def test_wrong_size(self, size):

@@ -24,6 +24,13 @@ class CompositeLayer(keras.layers.Layer):
     def get_config(self):
         return {**super().get_config(), "dtype": serialized_dtype_policy(self)}
 
+    def build_from_config(self, config):
+        """As Keras' own, after which parts made in `build` are as frozen as the layer is."""
+        super().build_from_config(config)
+        if not self.trainable:
+            self.trainable = True  # in TensorFlow, setting what is set already does nothing
+            self.trainable = False
+
     def _run(self, layer, inputs, **kwargs):
         """`layer(inputs)` for a sub-layer; see `parts`."""
         return parts.run(self, layer, inputs, **kwargs)

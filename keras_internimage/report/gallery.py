@@ -69,7 +69,7 @@ def collect(results, most=SHOWN):
     """Reads the `most` worst mistakes of `results` that can be read, worst first."""
     order = metrics.worst_mistakes(results.labels, results.scores)
     predicted = metrics.predictions(results.scores)
-    read = results.read or preprocessing._rgb
+    read = results.read or preprocessing.read_image
     mistakes, unreadable = [], []
     for index in order:
         if len(mistakes) == most or len(unreadable) == 10 * most:
@@ -138,7 +138,7 @@ def draw(gallery, names, theme, lettering):
 def _thumbnail(image):
     from PIL import Image
 
-    image = preprocessing._rgb(image)
+    image = preprocessing.read_image(image)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     if max(image.size) < SIDE:  # tiny images are shown large, their pixels as they are
         factor = SIDE / max(image.size)

@@ -119,15 +119,22 @@ def calibration(labels, scores, bins=15):
 
 
 def best_epoch(history):
-    """`(epoch from 1, key, value)` of the highest validation accuracy, the first of equal ones.
+    """`(epoch from 1, key, value)` of the highest validation accuracy.
 
-    Without that, of the lowest validation loss, the highest accuracy, the lowest loss. None where
+    Of equally accurate epochs it is the one of the lowest validation loss, then the first. Without
+    accuracies, of the lowest validation loss, the highest accuracy, the lowest loss. None where
     there is not one finite value.
     """
     for key, sign in (("val_accuracy", 1), ("val_loss", -1), ("accuracy", 1), ("loss", -1)):
         values = np.asarray(history.get(key, ()), float)
         if np.isfinite(values).any():
-            best = int(np.argmax(np.where(np.isfinite(values), sign * values, -np.inf)))
+            values_or_worst = np.where(np.isfinite(values), sign * values, -np.inf)
+            best = int(np.argmax(values_or_worst))
+            losses = np.asarray(history.get("val_loss", ()), float)
+            if key == "val_accuracy" and len(losses) == len(values):
+                equal = np.flatnonzero(values_or_worst == values_or_worst[best])
+                losses = np.where(np.isfinite(losses), losses, np.inf)
+                best = int(equal[np.argmin(losses[equal])])
             return best + 1, key, float(values[best])
     return None
 

@@ -107,3 +107,11 @@ def test_best_epoch():
     assert metrics.best_epoch(history) == (2, "val_loss", 1.0)
     assert metrics.best_epoch({"loss": [nan, np.inf]}) is None
     assert metrics.best_epoch({}) is None
+
+
+def test_of_equally_accurate_epochs_the_one_of_least_loss_is_best():
+    history = {"val_accuracy": [0.5, 0.75, 0.75, 0.75], "val_loss": [0.1, 0.6, 0.4, 0.4]}
+    assert metrics.best_epoch(history) == (3, "val_accuracy", 0.75)
+    assert metrics.best_epoch({"val_accuracy": [0.5, 0.75, 0.75]})[0] == 2
+    history["val_loss"][2] = float("nan")
+    assert metrics.best_epoch(history)[0] == 4

@@ -1,0 +1,357 @@
+"""The official training recipes as data, and one of our own for fine-tuning.
+
+Source of all rows but `finetune`: https://github.com/OpenGVLab/InternImage, the configuration
+files of `classification`, `detection` and `segmentation`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+SCHEDULES = ("cosine", "step", "poly")
+SCHEMES = ("classification", "dense")
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """`operations` random changes of each image, each made with `probability`.
+
+    Attributes:
+        operations: number of changes in turn.
+        magnitude: mean strength, on a scale of 0 to 10.
+        deviation: standard deviation of the strength, on the same scale.
+        probability: chance of each of the changes, in [0, 1].
+    """
+
+    operations: int = 2
+    magnitude: float = 9.0
+    deviation: float = 0.5
+    probability: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What one training run is made of. Where values differ by variant, a dict by variant.
+
+    Attributes:
+        name: key of `RECIPES`.
+        variants: the variants that it was made for; `recipe` takes no others.
+        official: whether the authors of InternImage published it.
+        resolution: side of the training images in pixels (dense rows: of the crop or of the
+            short side), None where it varies.
+        batch_size: images in one step of the official run.
+        reference_batch_size: images in one step that `learning_rate` is meant for. The rates
+            grow in proportion to the number of images in a step.
+        epochs: passes over the training set; None where `iterations` says it.
+        iterations: optimizer steps of the whole run; None where `epochs` says it.
+        warmup_epochs, warmup_iterations: length of the linear warm-up, in epochs or in steps.
+        learning_rate: the highest rate, per `reference_batch_size` images in a step.
+        warmup_learning_rate, minimum_learning_rate: the rates of the first and the last step, per
+            as many images.
+        schedule: what follows the warm-up: "cosine", "poly" (linear to the minimum) or "step" (a
+            tenth after each of `milestones`).
+        milestones: epochs after which the rate falls, for "step".
+        weight_decay: AdamW's, decoupled, a fraction of the learning rate. Never for biases and
+            other variables of one dimension.
+        layer_decay: factor of the learning rate from each block to the one before, 1 for none.
+        optional_layer_decay: what the authors' alternative configuration files have instead.
+        layer_decay_scheme: "classification" or "dense", see `learning_rate_multipliers`.
+        beta_1, beta_2, epsilon: AdamW's.
+        clip_norm: highest norm of all gradients together, None for no clipping.
+        ema: momentum of the moving average of the weights for each step, None for none.
+        drop_path_rate: stochastic depth of the last block, an argument of the models.
+        label_smoothing: fraction of each label spread over all classes, in [0, 1).
+        flip: probability of mirroring an image, left to right.
+        crop_scale: least and greatest area of the random crop, as fractions of the image's; None
+            for no crop.
+        crop_ratio: least and greatest width over height of the crop.
+        color_jitter: strength of random brightness, contrast and saturation, in [0, 1]. As in the
+            official program, it acts only where `rand_augment` is None.
+        rand_augment: `RandAugment` or None.
+        random_erasing: probability of filling a rectangle with noise.
+        mixup, cutmix: alpha of the beta distribution of their weights, 0 for none.
+        mix_probability: of mixing a batch at all.
+        switch_probability: of CutMix rather than MixUp, where there are both.
+    """
+
+    name: str
+    variants: tuple
+    official: bool = True
+    resolution: int | Mapping | None = None
+    batch_size: int | None = 512
+    reference_batch_size: int = 512
+    epochs: float | None = None
+    iterations: int | None = None
+    warmup_epochs: float = 0
+    warmup_iterations: int = 0
+    learning_rate: float = 2e-5
+    warmup_learning_rate: float = 0.0
+    minimum_learning_rate: float = 0.0
+    schedule: str = "cosine"
+    milestones: tuple = ()
+    weight_decay: float = 0.05
+    layer_decay: float | Mapping = 1.0
+    optional_layer_decay: float | Mapping | None = None
+    layer_decay_scheme: str = "classification"
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float | None = 5.0
+    ema: float | None = None
+    drop_path_rate: float | Mapping = 0.0
+    label_smoothing: float = 0.0
+    flip: float = 0.5
+    crop_scale: tuple | None = None
+    crop_ratio: tuple = (3 / 4, 4 / 3)
+    color_jitter: float = 0.0
+    rand_augment: RandAugment | None = None
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    switch_probability: float = 0.5
+
+
+_CLASSIFICATION = {
+    "color_jitter": 0.4,
+    "rand_augment": RandAugment(2, 9.0, 0.5, 0.5),
+    "crop_scale": (0.08, 1.0),
+    "ema": 0.9999,
+}
+_FROM_22K = {
+    **_CLASSIFICATION,
+    "epochs": 20,
+    "warmup_epochs": 2,
+    "optional_layer_decay": 0.9,
+    "label_smoothing": 0.3,
+}
+# Detection and segmentation: the ramp of mmdetection and mmsegmentation, images of 16 per step.
+_DENSE = {
+    "batch_size": 16,
+    "reference_batch_size": 16,
+    "layer_decay_scheme": "dense",
+    "clip_norm": None,
+}
+_DETECTION = {
+    **_DENSE,
+    "schedule": "step",
+    "warmup_iterations": 500,
+    "learning_rate": 1e-4,
+    "warmup_learning_rate": 1e-7,
+}
+_ONE = {"epochs": 12, "milestones": (8, 11)}
+_THREE = {"epochs": 36, "milestones": (27, 33)}
+_SEGMENTATION = {
+    **_DENSE,
+    "schedule": "poly",
+    "iterations": 160_000,
+    "warmup_iterations": 1500,
+}
+_LARGE_SEGMENTATION = {
+    **_SEGMENTATION,
+    "learning_rate": 2e-5,
+    "warmup_learning_rate": 2e-11,
+    "clip_norm": 0.1,
+}
+_SMALL = {"T": 0.2, "S": 0.3, "B": 0.4}
+_ALL = ("T", "S", "B", "L", "XL", "H", "G")
+
+_ROWS = (
+    # Not official. Few epochs on a user's own photographs, from ImageNet weights: the rate is
+    # 6e-5 at 16 images in a step, earlier blocks learn more slowly, the images change mildly.
+    Recipe(
+        "finetune",
+        _ALL,
+        official=False,
+        resolution={"T": 224, "S": 224, "B": 224, "L": 384, "XL": 384, "H": 640, "G": 512},
+        batch_size=None,
+        epochs=10,
+        warmup_epochs=0.5,
+        learning_rate=2e-3,
+        layer_decay=0.9,
+        drop_path_rate={"T": 0.1, "S": 0.2, "B": 0.2, "L": 0.2, "XL": 0.2, "H": 0.2, "G": 0.4},
+        label_smoothing=0.1,
+        crop_scale=(0.4, 1.0),
+        color_jitter=0.2,
+    ),
+    Recipe(
+        "in1k-224",
+        ("T", "S", "B"),
+        resolution=224,
+        batch_size=4096,
+        epochs=300,
+        warmup_epochs=20,
+        learning_rate=5e-4,
+        warmup_learning_rate=5e-7,
+        minimum_learning_rate=5e-6,
+        drop_path_rate={"T": 0.1, "S": 0.4, "B": 0.5},
+        label_smoothing=0.1,
+        random_erasing=0.25,
+        mixup=0.8,
+        cutmix=1.0,
+        **_CLASSIFICATION,
+    ),
+    Recipe(
+        "22kto1k-384",
+        ("L", "XL"),
+        resolution=384,
+        drop_path_rate={"L": 0.1, "XL": 0.2},
+        **_FROM_22K,
+    ),
+    Recipe("22kto1k-640", ("H",), resolution=640, drop_path_rate=0.2, **_FROM_22K),
+    Recipe("22kto1k-512", ("G",), resolution=512, drop_path_rate=0.4, **_FROM_22K),
+    Recipe(
+        "inat18-384",
+        ("H",),
+        resolution=384,
+        drop_path_rate=0.6,
+        **{
+            **_FROM_22K,
+            "epochs": 100,
+            "warmup_epochs": 0,
+            "ema": None,
+            "optional_layer_decay": None,
+        },
+    ),
+    Recipe("mask-rcnn-1x", ("T", "S", "B"), drop_path_rate=_SMALL, **_DETECTION, **_ONE),
+    Recipe("mask-rcnn-3x", ("T", "S", "B"), drop_path_rate=_SMALL, **_DETECTION, **_THREE),
+    Recipe("cascade-1x", ("L", "XL"), layer_decay=0.94, drop_path_rate=0.4, **_DETECTION, **_ONE),
+    Recipe(
+        "cascade-3x",
+        ("L", "XL"),
+        layer_decay=0.9,
+        drop_path_rate={"L": 0.4, "XL": 0.6},
+        # mmcv's momentum 1e-4 is the weight of the new value.
+        ema=0.9999,
+        **{
+            **_DETECTION,
+            **_THREE,
+            "batch_size": 64,
+            "reference_batch_size": 64,
+            "learning_rate": 2e-4,
+            "warmup_learning_rate": 2e-7,
+        },
+    ),
+    Recipe(
+        "dino-1x",
+        ("T", "L"),
+        layer_decay=0.9,
+        drop_path_rate={"T": 0.2, "L": 0.4},
+        epochs=12,
+        milestones=(11,),
+        **{**_DETECTION, "weight_decay": 1e-4, "clip_norm": 0.1},
+    ),
+    # Objects365, then COCO: the lengths of the two runs are not among the published facts.
+    Recipe(
+        "dino-objects365",
+        ("H", "G"),
+        layer_decay=0.94,
+        drop_path_rate=0.5,
+        ema=0.9999,
+        **{
+            **_DETECTION,
+            "batch_size": None,
+            "weight_decay": 1e-4,
+            "clip_norm": 0.1,
+        },
+    ),
+    Recipe(
+        "upernet-512",
+        ("T", "S", "B"),
+        resolution=512,
+        learning_rate=6e-5,
+        warmup_learning_rate=6e-11,
+        drop_path_rate=_SMALL,
+        **_SEGMENTATION,
+    ),
+    Recipe(
+        "upernet-640",
+        ("L", "XL"),
+        resolution=640,
+        layer_decay=0.94,
+        drop_path_rate=0.4,
+        **_LARGE_SEGMENTATION,
+    ),
+    Recipe(
+        "upernet-896",
+        ("H", "G"),
+        resolution=896,
+        layer_decay=0.95,
+        drop_path_rate=0.5,
+        **_LARGE_SEGMENTATION,
+    ),
+    # 1e-5 for ADE20K, 2e-5 for the other data sets.
+    Recipe(
+        "mask2former-896",
+        ("H",),
+        resolution=896,
+        layer_decay=0.95,
+        drop_path_rate=0.5,
+        **{
+            **_LARGE_SEGMENTATION,
+            "iterations": 80_000,
+            "learning_rate": 1e-5,
+            "warmup_learning_rate": 1e-11,
+        },
+    ),
+)
+
+RECIPES = {row.name: row for row in _ROWS}
+
+
+def recipe(name, variant=None, **changes):
+    """A row of the table, its values chosen for one variant.
+
+    ```python
+    recipe("finetune", "T", epochs=5)
+    ```
+
+    Args:
+        name: key of `RECIPES`.
+        variant: one of the row's `variants`; None where no value differs between variants.
+        **changes: values to put in place of the row's, by the names of `Recipe`.
+
+    Returns:
+        A `Recipe` without mappings.
+
+    Raises:
+        ValueError: there is no such row, the row is not for this variant, or None was given where
+            values differ between variants.
+        TypeError: a change names no attribute of `Recipe`.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"`name` must be one of {', '.join(RECIPES)}. Received: name={name!r}")
+    row = RECIPES[name]
+    if variant is not None and variant not in row.variants:
+        raise ValueError(
+            f"`variant` must be one of {', '.join(row.variants)} for the recipe '{name}'. "
+            f"Received: variant={variant!r}"
+        )
+    row = dataclasses.replace(row, **changes)
+    by_variant = unresolved(row)
+    if not by_variant:
+        return row
+    if variant is None:
+        raise ValueError(
+            f"`variant` must be one of {', '.join(row.variants)}: in the recipe '{name}', "
+            f"{', '.join(by_variant)} differ between them. Received: variant=None"
+        )
+    return dataclasses.replace(row, **{field: getattr(row, field)[variant] for field in by_variant})
+
+
+def unresolved(row):
+    """Names of the attributes that still have a value for each variant."""
+    fields = (field.name for field in dataclasses.fields(row))
+    return [name for name in fields if isinstance(getattr(row, name), Mapping)]
+
+
+def check_resolved(row):
+    """Raise unless `row` is a `Recipe` for one variant."""
+    if not isinstance(row, Recipe):
+        raise ValueError(
+            f"`recipe` must be a Recipe, as `recipe(name, variant)` gives. Received: recipe={row!r}"
+        )
+    if unresolved(row):
+        raise ValueError(
+            f"`recipe` must be for one variant, as `recipe({row.name!r}, variant)` gives. "
+            f"Received: a recipe with a {unresolved(row)[0]} for each variant"
+        )

@@ -1,0 +1,160 @@
+"""The optimizer within `fit`: compiled, in mixed precision, averaged, saved, and ten lines."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import to_numpy
+from training import small_models
+
+from keras_internimage import training
+
+TORCH = keras.backend.backend() == "torch"
+
+
+def dense(dtype=None, seed=0):
+    """Two layers without an activation: the first step of Adam is the rate, whatever the slope."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(5, name="first", dtype=dtype),
+            keras.layers.Dense(3, name="second", dtype=dtype),
+        ]
+    )
+
+
+def factors(model, first=0.25):
+    keys = [variable.path for variable in model.trainable_variables]
+    return {key: first if "first" in key else 1.0 for key in keys}
+
+
+def data(count=8):
+    random = np.random.default_rng(0)
+    return (
+        random.standard_normal((count, 6)).astype("float32"),
+        random.standard_normal((count, 3)).astype("float32"),
+    )
+
+
+def fit(model, optimizer, epochs=1, **arguments):
+    model.compile(optimizer, "mse", **arguments)
+    model.fit(*data(), batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    return [to_numpy(v) for v in model.trainable_variables]
+
+
+# PyTorch compiles for half a minute what the others do in seconds: one test there.
+@pytest.mark.parametrize(
+    "policy, jit_compile",
+    [("float32", False), ("mixed_float16", not TORCH), ("mixed_bfloat16", not TORCH)],
+)
+def test_the_first_step_is_the_multiplied_rate(policy, jit_compile):
+    keras.config.set_dtype_policy(policy)
+    model = dense()
+    before = [to_numpy(v) for v in model.trainable_variables]
+    optimizer = training.LayerwiseAdamW(0.01, 0.5, factors(model), ["first/bias", "second/bias"])
+    after = fit(model, optimizer, jit_compile=jit_compile)
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
+    assert (model.optimizer.inner_optimizer if scaled else model.optimizer) is optimizer
+    for variable, old, new in zip(model.trainable_variables, before, after, strict=True):
+        rate = 0.01 * factors(model)[variable.path]
+        decay = 0.0 if variable.name == "bias" else 0.5
+        moved = np.abs(new - old * (1 - rate * decay))
+        np.testing.assert_allclose(moved, rate, rtol=2e-3, err_msg=variable.path)
+
+
+def test_compiled_and_not_give_the_same_weights():
+    results = []
+    for jit_compile in (False, True):
+        model = dense()
+        optimizer = training.LayerwiseAdamW(0.01, 0.5, factors(model), global_clipnorm=0.1)
+        results.append(fit(model, optimizer, epochs=2, jit_compile=jit_compile))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_factor_of_zero_keeps_the_weights():
+    model = dense()
+    before = [to_numpy(v) for v in model.trainable_variables]
+    optimizer = training.LayerwiseAdamW(0.01, 0.5, factors(model, first=0.0))
+    after = fit(model, optimizer, epochs=2)
+    assert all(np.array_equal(a, b) for a, b in zip(before[:2], after[:2], strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(before[2:], after[2:], strict=True))
+
+
+class Weights(keras.callbacks.Callback):
+    """Keeps the trainable variables after each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append([to_numpy(v) for v in self.model.trainable_variables])
+
+
+def test_the_average_takes_the_weights_place():
+    model, watch = dense(), Weights()
+    optimizer = training.LayerwiseAdamW(0.05, 0.1, factors(model), use_ema=True, ema_momentum=0.6)
+    model.compile(optimizer, "mse")
+    model.fit(*data(), batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=[watch])
+    for i, variable in enumerate(model.trainable_variables):
+        average = watch.seen[0][i]
+        for weights in watch.seen[1:]:
+            average = 0.6 * average + 0.4 * weights[i]
+        np.testing.assert_allclose(to_numpy(variable), average, rtol=1e-4, atol=1e-6)
+        assert np.abs(average - watch.seen[-1][i]).max() > 1e-3
+
+
+@pytest.mark.parametrize("accumulation", [None, 2])
+def test_a_saved_model_goes_on_as_if_nothing_had_happened(tmp_path, accumulation):
+    model = dense()
+    optimizer = training.LayerwiseAdamW(
+        training.WarmupSchedule(0.05, steps=9, warmup_steps=2),
+        0.5,
+        factors(model),
+        ["first/bias"],
+        global_clipnorm=1.0,
+        use_ema=True,
+        ema_momentum=0.7,
+        gradient_accumulation_steps=accumulation,
+    )
+    fit(model, optimizer, epochs=3)
+    model.save(tmp_path / "model.keras")
+    other = keras.models.load_model(tmp_path / "model.keras")
+    assert other.optimizer.get_config() == optimizer.get_config()
+    assert len(other.optimizer.variables) == len(optimizer.variables)
+    for a, b in zip(optimizer.variables, other.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(to_numpy(a), to_numpy(b), err_msg=a.path)
+    results = []
+    for either in (model, other):
+        either.fit(*data(), batch_size=8, epochs=3, shuffle=False, verbose=0)
+        results.append([to_numpy(v) for v in (*either.variables, *either.optimizer.variables)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(to_numpy(other.optimizer._iterations)) == 6
+
+
+def test_ten_lines_train_a_model(tmp_path):
+    images, labels = small_models.colours(16)
+    model = small_models.nested()
+    row = training.recipe("finetune", "T", learning_rate=0.1, label_smoothing=0.0, mixup=0.2)
+    model.compile(
+        training.optimizer(model, row, steps=24, batch_size=16),
+        training.loss(row),
+        metrics=["accuracy"],
+    )
+    augment = training.augmentation(row, seed=1)
+    before = model.evaluate(images / 127.5 - 1, labels, verbose=0)[0]
+    for step in range(24):
+        changed, soft = augment(images, labels, seed=step)
+        model.train_on_batch(changed / 127.5 - 1, soft)
+    loss, accuracy = model.evaluate(images / 127.5 - 1, labels, verbose=0)
+    assert accuracy == 1.0 and loss < 0.5 * before
+    # What was learnt, and how, comes back from the file.
+    model.save(tmp_path / "model.keras")
+    other = keras.models.load_model(tmp_path / "model.keras")
+    assert other.optimizer.get_config() == model.optimizer.get_config()
+    np.testing.assert_allclose(
+        other.evaluate(images / 127.5 - 1, labels, verbose=0)[0], loss, rtol=1e-3, atol=1e-5
+    )
