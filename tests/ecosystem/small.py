@@ -52,7 +52,7 @@ def check_same(model, other):
 
 
 def check_fit(model, x, y):
-    """One epoch of `fit` leaves finite numbers, and changes the first weights of the InternImage."""
+    """One epoch of `fit` leaves finite numbers, and changes the InternImage's first weights."""
     ours = [w for w in model.trainable_weights if "stem/" in w.path or "stage1_block1/" in w.path]
     assert any("offset_mask" in w.path for w in ours)
     before = [as_array(w).copy() for w in ours]
