@@ -64,13 +64,12 @@ def main():
         sizes.append(os.path.getsize(path))
         reloaded = keras.saving.load_model(path).predict(held_out, verbose=0)
     names = [scores.argmax(-1) for scores in (before, after, reloaded)]
-    accuracies = [(found == held_out_y).mean() for found in names]
-    print(
-        f"{keras.config.backend()}: accuracy {accuracies[0]:.1%} in float32, {accuracies[1]:.1%} in "
-        f"int8, {accuracies[2]:.1%} in int8 reloaded; float32 and int8 agree on "
-        f"{(names[0] == names[1]).sum()} of {len(held_out)} ({(names[0] == names[1]).mean():.1%}); "
-        f"files {sizes[0] / 1e6:.2f} and {sizes[1] / 1e6:.2f} MB (the first with the optimizer)"
-    )
+    accuracy, quantised, again = (f"{(found == held_out_y).mean():.1%}" for found in names)
+    agree = names[0] == names[1]
+    print(f"{keras.config.backend()}: accuracy {accuracy} in float32, {quantised} in int8, ", end="")
+    print(f"{again} in int8 reloaded; the same class for {agree.sum()} of {len(agree)} images,")
+    print(f"{agree.mean():.1%}; files {sizes[0] / 1e6:.2f} MB (with the optimizer), ", end="")
+    print(f"{sizes[1] / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

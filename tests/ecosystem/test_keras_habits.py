@@ -24,7 +24,7 @@ def compiled(model, **options):
 def test_summary_is_one_line_for_a_block():
     model = classifier()
     lines = []
-    model.summary(line_length=100, print_fn=lambda line: lines.extend(line.splitlines()))
+    model.summary(print_fn=lambda line: lines.extend(line.splitlines()))
     text = "\n".join(lines)
     assert len(lines) < 60
     for layer in model.layers:
