@@ -61,6 +61,12 @@ $(VENV)/.stamp-%: requirements/%.txt requirements/base.txt $(VENV)/.stamp-venv
 $(VENV)/.stamp-test: requirements/demo.txt
 $(VENV)/.stamp-test $(VENV)/.stamp-demo: $(addprefix requirements/,tensorflow.txt torch.txt export.txt)
 
+# Without dependencies: theirs name another build of TensorFlow. See the file.
+$(VENV)/.stamp-ecosystem: requirements/ecosystem.txt $(VENV)/.stamp-test
+	@echo "Installing $< into $(VENV) ..."
+	@$(PIP) --no-deps -r $<
+	@touch $@
+
 $(VENV)/.stamp-package: setup.cfg pyproject.toml $(VENV)/.stamp-base
 	@echo "Installing keras_internimage into $(VENV) ..."
 	@$(PIP) --no-build-isolation --no-deps --editable .
@@ -69,7 +75,8 @@ $(VENV)/.stamp-package: setup.cfg pyproject.toml $(VENV)/.stamp-base
 demo: $(VENV)/.stamp-$(DEMO_BACKEND) $(VENV)/.stamp-demo $(VENV)/.stamp-package
 	@KERAS_BACKEND=$(DEMO_BACKEND) $(PY) examples/demo.py
 
-INSTALLED_FOR_TESTS := $(TEST_BACKENDS:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-package
+INSTALLED_FOR_TESTS := $(TEST_BACKENDS:%=$(VENV)/.stamp-%) \
+	$(addprefix $(VENV)/.stamp-,test package ecosystem)
 PYTEST = $(PY) -m pytest $(TESTS) -q -n $(WORKERS) --dist worksteal --durations=5
 
 # Every backend runs, also after a failure; the exit status is that of the worst.

@@ -152,6 +152,44 @@ class InternImageBackbone(keras.Model):
         """None: images have no tokens. KerasHub asks every backbone for it."""
         return None
 
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Write a preset of KerasHub: a folder of configuration and weights.
+
+        Args:
+            preset_dir: the folder.
+            max_shard_size: largest size of a weights file in GB, None for one file.
+
+        Raises:
+            ImportError: KerasHub is not installed.
+        """
+        import keras_hub
+
+        keras_hub.models.Backbone.save_to_preset(self, preset_dir, max_shard_size=max_shard_size)
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        """Read what `save_to_preset` wrote.
+
+        KerasHub's own `keras_hub.models.Backbone.from_preset` reads subclasses of its class only,
+        of which this is none: it works without KerasHub.
+
+        Args:
+            preset: the folder, or whatever else KerasHub's `from_preset` takes.
+            load_weights: False leaves the weights random.
+            **kwargs: arguments of the class that replace stored ones, such as `dtype`.
+
+        Returns:
+            An `InternImageBackbone`.
+
+        Raises:
+            ImportError: KerasHub is not installed.
+            ValueError: the preset holds another backbone.
+        """
+        import keras_hub
+
+        read = keras_hub.models.Backbone.from_preset.__func__
+        return read(cls, preset, load_weights=load_weights, **kwargs)
+
     def get_config(self):
         return {
             **self._config,

@@ -1,0 +1,95 @@
+"""KerasHub's models around InternImageBackbone: trained, saved, reloaded."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from ecosystem.small import (
+    BOXES,
+    CLASSES,
+    EAGER,
+    IMAGES,
+    MASKS,
+    backbone,
+    check_fit,
+    check_same,
+    sgd,
+)
+
+from keras_internimage import InternImageBackbone
+
+keras_hub = pytest.importorskip("keras_hub")
+
+
+def classifier():
+    model = keras_hub.models.ImageClassifier(backbone(), num_classes=3)
+    return model, np.array([0, 2])
+
+
+def segmenter():
+    encoder = keras_hub.models.DeepLabV3Backbone(
+        backbone(),
+        spatial_pyramid_pooling_key="P5",
+        low_level_feature_key="P2",
+        upsampling_size=8,
+        dilation_rates=[6, 12, 18],
+        projection_filters=8,
+        image_shape=(64, 64, 3),
+    )
+    model = keras_hub.models.DeepLabV3ImageSegmenter(encoder, num_classes=3)
+    return model, np.eye(3, dtype="float32")[MASKS]
+
+
+def detector():
+    encoder = keras_hub.models.RetinaNetBackbone(
+        backbone(), min_level=3, max_level=5, use_p5=False, image_shape=(64, 64, 3)
+    )
+    model = keras_hub.models.RetinaNetObjectDetector(
+        encoder, num_classes=3, pre_logits_num_conv_layers=1
+    )
+    return model, {"boxes": BOXES, "labels": CLASSES}
+
+
+@pytest.mark.parametrize("make", [classifier, segmenter, detector])
+def test_trained_saved_reloaded(make, tmp_path):
+    model, y = make()
+    model.compile(optimizer=sgd(), run_eagerly=EAGER)
+    check_fit(model, IMAGES, y)
+    model.save(tmp_path / "model.keras")
+    check_same(model, keras.saving.load_model(tmp_path / "model.keras"))
+    model.save_to_preset(tmp_path / "preset")
+    loaded = type(model).from_preset(str(tmp_path / "preset"))
+    check_same(model, loaded)
+    assert any(isinstance(part, InternImageBackbone) for part in parts(loaded))
+    if make is detector:
+        found = model.predict(IMAGES, verbose=0)
+        assert found["boxes"].shape[::2] == (2, 4) and np.isfinite(found["boxes"]).all()
+
+
+def parts(model):
+    encoder = model.backbone
+    return encoder, getattr(encoder, "image_encoder", None)
+
+
+def test_preset_of_the_backbone(tmp_path):
+    model = backbone(layer_scale=0.1, post_norm=True)
+    model.save_to_preset(str(tmp_path / "preset"))
+    loaded = InternImageBackbone.from_preset(str(tmp_path / "preset"))
+    assert loaded.get_config() == model.get_config()
+    check_same(model, loaded)
+    half = InternImageBackbone.from_preset(str(tmp_path / "preset"), dtype="bfloat16")
+    assert half.dtype_policy.name == "bfloat16"
+    stored = json.loads((tmp_path / "preset" / "config.json").read_text())
+    assert stored["registered_name"] == "keras_internimage>InternImageBackbone"
+    # Its own class refuses what does not inherit from it.
+    with pytest.raises(ValueError, match="not a subclass of calling class `Backbone`"):
+        keras_hub.models.Backbone.from_preset(str(tmp_path / "preset"))
+
+
+def test_segformer_asks_for_other_levels():
+    """It starts at "P1", half the size of the image, which no InternImage has."""
+    with pytest.raises((AttributeError, KeyError), match="hidden_dims|P1"):
+        keras_hub.models.SegFormerBackbone(
+            image_encoder=backbone(), projection_filters=8, image_shape=(64, 64, 3)
+        )
