@@ -202,6 +202,15 @@ class LayerwiseAdamW(keras.optimizers.Adam):
                     torch._foreach_add_([update[i] for i in decayed], lost)
                 torch._foreach_sub_(values, update)
 
+    def finalize_variable_values(self, var_list):
+        """Puts the moving averages in the variables' place, when `fit` ends."""
+        if not self.use_ema or keras.backend.backend() != "jax":
+            return super().finalize_variable_values(var_list)
+        # With Keras 3.15 on JAX, variable and average become one, and the next `fit` fails.
+        for variable, average in zip(var_list, self._model_variables_moving_average, strict=True):
+            if average is not None:
+                self.assign(variable, ops.copy(average.value))
+
     def get_config(self):
         config = super().get_config()
         # Of Adam's that which this class does not have.
