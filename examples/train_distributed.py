@@ -262,13 +262,26 @@ def main():
 def fit(model, data, options, checkpoints, step, epoch, epochs, steps):
     """Trains from a step and its epoch on, until there were so many epochs, of `steps` each."""
     model.fit(
-        data.batches(options, step),
+        batches(data, options, step),
         steps_per_epoch=steps,
         initial_epoch=epoch,
         epochs=epochs,
         shuffle=False,
         callbacks=checkpoints.callbacks(),
         verbose=2 if options.process == 0 else 0,
+    )
+
+
+def batches(data, options, step):
+    if BACKEND != "tensorflow":
+        return data.batches(options, step)
+    # Keras iterates twice where variables are mirrored: each time it has to be from the beginning.
+    import tensorflow as tf
+
+    images = tf.TensorSpec((options.batch_size, options.size, options.size, 3), "float32")
+    labels = tf.TensorSpec((options.batch_size,), data.labels.dtype)
+    return tf.data.Dataset.from_generator(
+        lambda: data.batches(options, step), output_signature=(images, labels)
     )
 
 
