@@ -160,7 +160,7 @@ def test_fine_tune(example, folder, monkeypatch, capsys):
 
     monkeypatch.setattr(keras_internimage, "InternImageT", build)
     module = example("fine_tune")
-    arguments = "train --held-out test --epochs 1 --batch-size 3 --size 64 --out new.keras"
+    arguments = "train --epochs 1 --batch-size 3 --size 64 --out new.keras"
     example.run(module, *arguments.split())
     assert received["weights"] == "imagenet" and received["classes"] == 3
     assert "Classes: bright, coloured, dark. Wrote new.keras" in capsys.readouterr().out
@@ -170,7 +170,7 @@ def test_fine_tune(example, folder, monkeypatch, capsys):
 @pytest.mark.any_backend
 def test_fine_tune_without_images(example, tmp_path):
     (tmp_path / "train" / "empty").mkdir(parents=True)
-    with pytest.raises(SystemExit, match="There must be images.*Received: folder=train"):
+    with pytest.raises(ValueError, match="empty/: has no image"):
         example.run(example("fine_tune"), "train")
 
 
@@ -192,5 +192,5 @@ def test_classify(example, folder, monkeypatch, capsys):
 @pytest.mark.any_backend
 def test_examples_are_short():
     for path in EXAMPLES.glob("*.py"):
-        limit = 200 if path.stem == "demo" else 90
+        limit = {"demo": 200, "train_distributed": 330, "visualize": 120}.get(path.stem, 90)
         assert len(path.read_text().splitlines()) < limit, path

@@ -33,6 +33,10 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype("uint8")
     Image.fromarray(pixels).save("photo.jpg")
+    for name in ("daisy", "tulip"):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(pixels).save(f"flowers/{name}/{number}.jpg")
     return tmp_path
 
 
@@ -45,16 +49,13 @@ def test_first_block_is_short():
 @pytest.mark.any_backend
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_block_runs(number, offline, capsys):
-    names = {
-        "images": np.random.rand(2, 32, 32, 3).astype("float32"),
-        "labels": np.array([0, 36]),
-    }
+    names = {}
     exec(compile(BLOCKS[number], f"README.md, Python block {number + 1}", "exec"), names)
     if "decode_predictions" in BLOCKS[number]:
         printed = capsys.readouterr().out
         assert len(re.findall(r"^ *\d+\.\d%  class_\d+$", printed, flags=re.MULTILINE)) == 3
     if "model.save" in BLOCKS[number]:
-        assert keras.saving.load_model("fine_tuned.keras").output_shape == (None, 37)
+        assert keras.saving.load_model("fine_tuned.keras").output_shape == (None, 2)
     if "output" in names:
         assert tuple(names["output"].shape) == (1, 16, 16, 32)
 

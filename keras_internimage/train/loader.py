@@ -5,6 +5,7 @@ goes on after an interruption therefore sees exactly what it would have seen wit
 """
 
 import concurrent.futures
+import dataclasses
 import math
 import os
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 
 from keras_internimage.preprocessing import load_image, preprocess_input, read_image
 from keras_internimage.train.folders import explain
-from keras_internimage.training.augmenting import crop_box
+from keras_internimage.training.augmenting import augmentation, crop_box
 
 # Streams of random numbers of an epoch; each has its own, whatever the others use.
 _ORDER, _CROP, _AUGMENT = range(3)
@@ -55,7 +56,8 @@ class ImageFiles(keras.utils.PyDataset):
         threads: threads that decode; None takes one for each processor, 16 at most.
 
     Attributes:
-        epoch: the epoch, from 0, whose batches are given. `EpochOf` sets it.
+        epoch: the epoch, from 0, whose batches are given. Keras' `on_epoch_end` counts it up, also
+            once more where Keras builds the model first; `EpochOf` sets it to what `fit` says.
         skipped: reasons by path.
     """
 
@@ -94,11 +96,37 @@ class ImageFiles(keras.utils.PyDataset):
         self._lock = threading.Lock()
         self._coming = {}  # (epoch, index) -> future
 
+    @classmethod
+    def for_training(cls, files, classes, size, batch_size, recipe, **options):
+        """Batches for training by a `training.Recipe`.
+
+        Crops and mirroring are made of the files themselves, which is sharper than of images of the
+        model's size; the rest of the recipe is `training.augmentation`. `options` are those of
+        the class.
+        """
+        rest = dataclasses.replace(recipe, crop_scale=None, flip=0.0)
+        return cls(
+            files,
+            classes,
+            size,
+            batch_size,
+            training=True,
+            augment=augmentation(rest),
+            crop_scale=recipe.crop_scale,
+            crop_ratio=recipe.crop_ratio,
+            flip=recipe.flip,
+            **options,
+        )
+
     def __len__(self):
         return self.batches
 
     def __getitem__(self, index):
         return self.batch(index)[:2]
+
+    def on_epoch_end(self):
+        """Called by Keras."""
+        self.epoch += self.training
 
     def batch(self, index):
         """Images, labels and positions (in `files`) of a batch of this epoch."""

@@ -74,18 +74,12 @@ class Run:
         keras.config.set_dtype_policy(settings.precision)
         self.classes = len(images.class_names)
         common = {"size": settings.resolution, "seed": settings.seed, "threads": threads}
-        # The crop is taken from the file itself: sharper than from an image of the model's size.
-        rest = dataclasses.replace(self.row, crop_scale=None, flip=0.0)
-        self.train = ImageFiles(
+        self.train = ImageFiles.for_training(
             images.train,
             self.classes,
             batch_size=settings.batch_size,
-            training=True,
-            augment=training.augmentation(rest),
+            recipe=self.row,
             multiple=settings.accumulation,
-            crop_scale=self.row.crop_scale,
-            crop_ratio=self.row.crop_ratio,
-            flip=self.row.flip,
             **common,
         )
         self.validation = ImageFiles(

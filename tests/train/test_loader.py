@@ -232,3 +232,18 @@ class TestCrop:
             crop = random_crop(tmp_path / "a.png", 16, np.random.default_rng(seed))
             falls += int(crop[8, 0, 0] > crop[8, -1, 0])
         assert 75 < falls < 125
+
+
+def test_epochs_differ_without_a_callback(make):
+    data = make()
+    model = keras.Sequential(
+        [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(data.classes)]
+    )
+    model.compile("sgd", "mse")
+    seen = []
+    end = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append(data.epoch))
+    model.fit(data, epochs=3, shuffle=False, verbose=0, callbacks=[end])
+    assert np.diff(seen).tolist() == [1, 1]
+    later = data.batch(0)[0]
+    data.epoch = 0
+    assert np.abs(later - data.batch(0)[0]).max() > 0.1
