@@ -33,17 +33,7 @@ from keras_internimage.preprocessing import load_image, preprocess_input
 
 BACKEND = keras.backend.backend()
 # What a run must not change half way: with it, the weights at the end would be others.
-FIXED = (
-    "data",
-    "variant",
-    "channels",
-    "weights",
-    "size",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "seed",
-)
+FIXED = "data variant channels weights size epochs batch_size learning_rate seed".split()
 
 
 def parse():

@@ -77,6 +77,8 @@ def checkpoints(folder):
     return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
 
 
+# TensorFlow traces the training step anew in each of the three runs, for half a minute.
+@pytest.mark.slow if BACKEND == "tensorflow" else lambda test: test
 def test_killed_in_the_middle_of_an_epoch(train, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert "From step 0 of 14" in finish(train(whole))
