@@ -90,12 +90,12 @@ class AttentionPooling(CompositeLayer):
                 "`num_heads` must divide the number of input channels. "
                 f"Received: num_heads={self.num_heads}, input channels={channels}"
             )
-        initializer = linear_initializer()
+        # An initializer for each: one would draw the same numbers for all.
         self.query, self.key, self.value = (
-            self._dense(channels, name, kernel_initializer=initializer)
+            self._dense(channels, name, kernel_initializer=linear_initializer())
             for name in ("query", "key", "value")
         )
-        self.proj = self._dense(self.output_dim, "proj", kernel_initializer=initializer)
+        self.proj = self._dense(self.output_dim, "proj", kernel_initializer=linear_initializer())
         tokens = (input_shape[0], None, channels)
         for layer in (self.norm_q, self.norm_k, self.norm_v, self.query, self.key, self.value):
             layer.build(tokens)

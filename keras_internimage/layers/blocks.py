@@ -6,6 +6,7 @@ from keras import ops
 from keras_internimage.layers import parts
 from keras_internimage.layers.composite import (
     CompositeLayer,
+    InitialValues,
     check_image_features,
     convolution_initializer,
     halved,
@@ -31,7 +32,7 @@ class _StridedConvolution(CompositeLayer):
             padding="valid",
             data_format="channels_last",
             use_bias=use_bias,
-            kernel_initializer=initializer,
+            kernel_initializer=InitialValues(initializer),
             bias_initializer=initializer,
             name=name,
             dtype=self.dtype_policy,

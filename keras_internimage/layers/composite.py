@@ -1,5 +1,8 @@
 """What every layer made of sub-layers shares: data types of its parts, initial values, checks."""
 
+import contextlib
+import contextvars
+
 import keras
 from keras import ops
 
@@ -44,8 +47,46 @@ class CompositeLayer(keras.layers.Layer):
             epsilon=LAYER_NORM_EPSILON, name=name, dtype=self.dtype_policy
         )
 
-    def _dense(self, units, name, **kwargs):
-        return keras.layers.Dense(units, name=name, dtype=self.dtype_policy, **kwargs)
+    def _dense(self, units, name, kernel_initializer="glorot_uniform"):
+        return keras.layers.Dense(
+            units,
+            kernel_initializer=InitialValues(kernel_initializer),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+
+_weights_follow = contextvars.ContextVar("weights_follow", default=False)
+
+
+@contextlib.contextmanager
+def weights_follow(follow=True):
+    """Layers of this package that are built in here get their large variables' values right after.
+
+    They start as zeros then: random numbers of a model with billions of parameters take minutes,
+    and what it takes to draw them more memory than the model.
+    """
+    token = _weights_follow.set(follow)
+    try:
+        yield
+    finally:
+        _weights_follow.reset(token)
+
+
+@keras.saving.register_keras_serializable(package="keras_internimage")
+class InitialValues(keras.initializers.Initializer):
+    """The values of another initializer, except where `weights_follow`."""
+
+    def __init__(self, initializer):
+        self.initializer = keras.initializers.get(initializer)
+
+    def __call__(self, shape, dtype=None, **kwargs):
+        if _weights_follow.get():
+            return ops.zeros(shape, dtype)
+        return self.initializer(shape, dtype, **kwargs)
+
+    def get_config(self):
+        return {"initializer": keras.initializers.serialize(self.initializer)}
 
 
 def without_remat(layers):

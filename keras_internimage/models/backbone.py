@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_internimage.layers.composite import serialized_dtype_policy
+from keras_internimage.layers.composite import serialized_dtype_policy, weights_follow
 from keras_internimage.models import arguments
-from keras_internimage.models.network import feature_maps, leave_remat_to_blocks
+from keras_internimage.models.network import feature_maps, settle
 from keras_internimage.models.variants import VARIANTS
 
 LEVELS = ("P2", "P3", "P4", "P5")
@@ -101,11 +101,10 @@ class InternImageBackbone(keras.Model):
             "implementation": implementation,
         }
         inputs = keras.Input(image_shape, name="image")
-        maps = feature_maps(inputs, **config, dtype=dtype)
+        with weights_follow(weights is not None):
+            maps = feature_maps(inputs, **config, dtype=dtype)
         super().__init__(inputs=inputs, outputs=maps[-1], name=name, trainable=trainable)
-        leave_remat_to_blocks(self)
-        if dtype is not None:
-            self.dtype_policy = keras.dtype_policies.get(dtype)
+        settle(self, dtype)
         self._pyramid = maps
         self.image_shape = image_shape
         self.data_format = "channels_last"

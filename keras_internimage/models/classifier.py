@@ -2,8 +2,9 @@
 
 import keras
 
+from keras_internimage.layers.composite import weights_follow
 from keras_internimage.models import arguments
-from keras_internimage.models.network import classifier, feature_maps, leave_remat_to_blocks
+from keras_internimage.models.network import classifier, feature_maps, settle
 
 
 def InternImage(
@@ -100,37 +101,40 @@ def InternImage(
         input_shape, default_size, include_top, weights, use_clip_projector
     )
     x, inputs = arguments.image_input(input_tensor, shape)
-    maps = feature_maps(
-        x,
-        channels=channels,
-        depths=depths,
-        groups=groups,
-        mlp_ratio=mlp_ratio,
-        layer_scale=layer_scale,
-        offset_scale=offset_scale,
-        post_norm=post_norm,
-        res_post_norm=res_post_norm,
-        dw_kernel_size=dw_kernel_size,
-        level2_post_norm=level2_post_norm,
-        level2_post_norm_block_ids=level2_post_norm_block_ids,
-        center_feature_scale=center_feature_scale,
-        remove_center=remove_center,
-        drop_path_rate=drop_path_rate,
-        implementation=implementation,
-        dtype=dtype,
-    )
-    if include_top:
-        x = classifier(maps, classes, classifier_activation, drop_rate, use_clip_projector, dtype)
-    else:
-        x = maps[-1]
-        if pooling is not None:
-            pool = {
-                "avg": keras.layers.GlobalAveragePooling2D,
-                "max": keras.layers.GlobalMaxPooling2D,
-            }[pooling]
-            x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
+    with weights_follow(weights is not None):
+        maps = feature_maps(
+            x,
+            channels=channels,
+            depths=depths,
+            groups=groups,
+            mlp_ratio=mlp_ratio,
+            layer_scale=layer_scale,
+            offset_scale=offset_scale,
+            post_norm=post_norm,
+            res_post_norm=res_post_norm,
+            dw_kernel_size=dw_kernel_size,
+            level2_post_norm=level2_post_norm,
+            level2_post_norm_block_ids=level2_post_norm_block_ids,
+            center_feature_scale=center_feature_scale,
+            remove_center=remove_center,
+            drop_path_rate=drop_path_rate,
+            implementation=implementation,
+            dtype=dtype,
+        )
+        if include_top:
+            x = classifier(
+                maps, classes, classifier_activation, drop_rate, use_clip_projector, dtype
+            )
+        else:
+            x = maps[-1]
+            if pooling is not None:
+                pool = {
+                    "avg": keras.layers.GlobalAveragePooling2D,
+                    "max": keras.layers.GlobalMaxPooling2D,
+                }[pooling]
+                x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
     model = keras.Model(inputs, x, name=name)
-    leave_remat_to_blocks(model)
+    settle(model, dtype)
     if weights is not None:
         load_weights(model, weights, variant=variant)
     return model

@@ -101,12 +101,15 @@ def classifier(maps, classes, activation, drop_rate=0.0, use_clip_projector=Fals
     )(x)
 
 
-def leave_remat_to_blocks(model):
-    """What a `keras.RematScope` asks for, the blocks of `model` do, and nothing else of it.
+def settle(model, dtype):
+    """Gives a model the policy of its layers, and leaves what a `keras.RematScope` asks to blocks.
 
-    The norms between them would save little, and Keras 3.15 fails for its own layers and models in
-    TensorFlow, and in JAX for those which are told whether they are trained.
+    By the model's policy Keras decides whether to scale the loss. Of remat, the norms between the
+    blocks would save little, and Keras 3.15 fails for its own layers and models in TensorFlow, and
+    in JAX for those which are told whether they are trained.
     """
+    if dtype is not None:
+        model.dtype_policy = keras.dtype_policies.get(dtype)
     layers = model._flatten_layers()
     without_remat(layer for layer in layers if not isinstance(layer, InternImageBlock))
 

@@ -111,6 +111,13 @@ def test_dtype_reaches_every_layer():
     assert keras.config.dtype_policy().name == "float32"
 
 
+def test_losses_are_scaled_in_float16_only():
+    for dtype, scaled in (("mixed_float16", True), ("mixed_bfloat16", False)):
+        model = InternImage(**TINY, dtype=dtype)
+        model.compile("sgd", "mse")
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
+
+
 # --- Refusals ----------------------------------------------------------------------------
 
 BAD = [
