@@ -3,7 +3,10 @@
 The thread counts must be set before a framework is imported, hence at import of this file.
 """
 
+import importlib.util
 import os
+import pathlib
+import sys
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = str(max(1, (os.cpu_count() or 1) // WORKERS))
@@ -72,3 +75,23 @@ def _keras_state():
     yield
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(data_format)
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """Loads an example as a module, whose main() then runs in a new folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = pathlib.Path(__file__).resolve().parents[1] / "examples"
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"example_{name}", folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
+        module.main()
+
+    load.run = run
+    return load

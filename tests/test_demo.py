@@ -1,8 +1,6 @@
 """The examples, with tiny settings."""
 
-import importlib.util
 import pathlib
-import sys
 
 import keras
 import numpy as np
@@ -20,25 +18,6 @@ EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 def tiny(**options):
     options.setdefault("input_shape", (None, None, 3))
     return keras_internimage.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), **options)
-
-
-@pytest.fixture
-def example(monkeypatch, tmp_path):
-    """Runs an example's main() in a new folder; returns its module."""
-    monkeypatch.chdir(tmp_path)
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    def run(module, *arguments):
-        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
-        module.main()
-
-    load.run = run
-    return load
 
 
 @pytest.fixture

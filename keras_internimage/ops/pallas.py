@@ -2,8 +2,8 @@
 
 Written for Pallas' lowering to Triton, which has what the operator needs: gathers, and atomic
 additions for the gradient of the images. Each program computes a block of pixels of one image and
-one group; the points are unrolled, and all arithmetic is in float32. The additions' order, and so
-the last bits of that gradient, differ from run to run.
+one group; the points of windows up to 3x3 are unrolled, and all arithmetic is in float32. The
+additions' order, and so the last bits of that gradient, differ from run to run.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ except ImportError:
 DTYPES = ("float32", "bfloat16", "float16")
 BLOCK = 32  # pixels of a program
 WARPS = 4
+UNROLLED = 9  # points; more are a loop, or the code and the time to compile it grow with them
 
 # Whether kernels are interpreted, on any device: for tests.
 interpret = False
@@ -171,19 +172,36 @@ class _Block:
         self.output = self.image * sizes.of_image + self.pixel
         self.own = self.output * (3 * sizes.samples)
 
-    def of_group(self, point):
-        return self.group * self.sizes.geometry.points + point
+        points = sizes.geometry.points
+        self.point = jnp.arange(pl.next_power_of_2(points), dtype="int32")[None]
+        self.first_mask = self.own + 2 * sizes.samples + self.group * points
+        self.mask_places = self.first_mask[:, None] + self.point
+        self.mask_there = self.valid[:, None] & (self.point < points)
+        if sizes.softmax:
+            logits = _values(offset_mask, self.mask_places, self.mask_there)
+            logits = jnp.where(self.point < points, logits, -jnp.inf)
+            self.highest = jnp.max(logits, axis=1)
+            exponentials = jnp.exp(logits - self.highest[:, None])
+            self.total = jnp.sum(exponentials, axis=1)
+            self.masks = exponentials / self.total[:, None]
 
-    def masks(self):
-        """The weights of the points, each `(BLOCK,)`."""
-        points = range(self.sizes.geometry.points)
-        found = [self._load(self.own + 2 * self.sizes.samples + self.of_group(p)) for p in points]
-        if not self.sizes.softmax:
-            return found
-        highest = functools.reduce(jnp.maximum, found)
-        found = [jnp.exp(logit - highest) for logit in found]
-        total = sum(found)
-        return [value / total for value in found]
+    def each_point(self, body, carry):
+        """`carry = body(point, carry)` for the points in turn."""
+        points = self.sizes.geometry.points
+        if points > UNROLLED:
+            return jax.lax.fori_loop(0, points, body, carry)
+        for point in range(points):
+            carry = body(point, carry)
+        return carry
+
+    def mask(self, point):
+        """The weight of a point, `(BLOCK,)`."""
+        found = self._load(self.first_mask + point)
+        return jnp.exp(found - self.highest) / self.total if self.sizes.softmax else found
+
+    def offset_place(self, point):
+        """Where a point has the x of its offset; y is next to it."""
+        return self.own + 2 * (self.group * self.sizes.geometry.points + point)
 
     def _load(self, where):
         found = triton.load(self.offset_mask.at[where], mask=self.valid, other=0.0)
@@ -192,15 +210,16 @@ class _Block:
     def corners(self, point):
         """`(u, v)` and, for each corner, its numbers' places, and where it is in the image."""
         geometry, sizes = self.sizes.geometry, self.sizes
-        place = []
+        steps, place = _steps(geometry, point), []
         for axis, size in enumerate((sizes.out_width, None)):  # x, then y
             output = self.pixel % sizes.out_width if size else self.pixel // sizes.out_width
-            grid = geometry.grid()[point][axis]
-            offset = self._load(self.own + 2 * self.of_group(point) + axis)
-            t = geometry.offset_scale * offset + (grid - math.floor(grid))
+            grid = geometry.offset_scale * steps[axis]
+            whole = jnp.floor(grid)
+            offset = self._load(self.offset_place(point) + axis)
+            t = geometry.offset_scale * offset + (grid - whole)
             t = jnp.where(jnp.abs(t) < FAR, t, -FAR)
             cell = jnp.floor(t)
-            start = geometry.center[1 - axis] - geometry.padding[1 - axis] + math.floor(grid)
+            start = geometry.center[1 - axis] - geometry.padding[1 - axis] + whole.astype("int32")
             place.append(cell.astype("int32") + output * geometry.strides[1 - axis] + start)
             place.append(t - cell)
         x, u, y, v = place
@@ -212,6 +231,20 @@ class _Block:
             pixel = (self.image * sizes.height + row) * sizes.width + column
             corners.append((pixel[:, None] * sizes.channels + self.channel, there))
         return (u, v), corners
+
+
+def _steps(geometry, point):
+    """`(x, y)` of a point in the kernel, from its middle, in pixels; the point may be traced."""
+    rows, columns = geometry.kernel_size
+    point = jnp.int32(point)
+    if geometry.remove_center:
+        point += (point >= rows * columns // 2).astype("int32")
+    column = jax.lax.div(point, jnp.int32(rows))
+    place = (column, point - column * rows)
+    return [
+        jnp.float32(place[axis] * geometry.dilation_rate[1 - axis] - geometry.center[1 - axis])
+        for axis in range(2)
+    ]
 
 
 def _corner_weights(u, v):
@@ -232,11 +265,16 @@ def _add(array, values, where, there):
 
 def _operator_kernel(sizes, inputs, offset_mask, outputs):
     block = _Block(sizes, offset_mask)
-    total = jnp.zeros((BLOCK, block.channel.shape[1]), "float32")
-    for point, mask in enumerate(block.masks()):
+
+    def add_point(point, total):
+        mask = block.mask(point)
         fractions, corners = block.corners(point)
         for weight, corner in zip(_corner_weights(*fractions), corners, strict=True):
             total += (weight * mask)[:, None] * _values(inputs, *corner)
+        return total
+
+    zeros = jnp.zeros((BLOCK, block.channel.shape[1]), "float32")
+    total = block.each_point(add_point, zeros)
     where = block.output[:, None] * sizes.channels + block.channel
     there = block.valid[:, None] & block.inside
     triton.store(outputs.at[where], total.astype(outputs.dtype), mask=there)
@@ -249,25 +287,28 @@ def _gradient_kernel(
     where = block.output[:, None] * sizes.channels + block.channel
     upstream = _values(grad_output, where, block.valid[:, None] & block.inside)
 
-    def store(where, value):
+    def store(where, value, there):
         value = value.astype(grad_offset_mask.dtype)
-        triton.store(grad_offset_mask.at[block.own + where], value, mask=block.valid)
+        triton.store(grad_offset_mask.at[where], value, mask=there)
 
-    masks, d_masks = block.masks(), []
-    for point, mask in enumerate(masks):
+    def add_point(point, d_masks):
+        mask = block.mask(point)
         (u, v), corners = block.corners(point)
         weights, dots = _corner_weights(u, v), []
         for weight, corner in zip(weights, corners, strict=True):
             dots.append(jnp.sum(upstream * _values(inputs, *corner), axis=1))
             share = (weight * mask)[:, None] * upstream
             _add(grad_inputs, share, *corner)
-        d_masks.append(sum(weight * dot for weight, dot in zip(weights, dots, strict=True)))
+        d_mask = sum(weight * dot for weight, dot in zip(weights, dots, strict=True))
         a, b, c, d = dots
-        scale = sizes.geometry.offset_scale * mask
-        store(2 * block.of_group(point), scale * ((1 - v) * (b - a) + v * (d - c)))
-        store(2 * block.of_group(point) + 1, scale * ((1 - u) * (c - a) + u * (d - b)))
+        scale, place = sizes.geometry.offset_scale * mask, block.offset_place(point)
+        store(place, scale * ((1 - v) * (b - a) + v * (d - c)), block.valid)
+        store(place + 1, scale * ((1 - u) * (c - a) + u * (d - b)), block.valid)
+        return jnp.where(block.point == point, d_mask[:, None], d_masks)
+
+    # Those of all points, (BLOCK, points): under a softmax each depends on the others.
+    d_masks = jnp.zeros((BLOCK, block.point.shape[1]), "float32")
+    d_masks = block.each_point(add_point, d_masks)
     if sizes.softmax:
-        mean = sum(mask * d for mask, d in zip(masks, d_masks, strict=True))
-        d_masks = [mask * (d - mean) for mask, d in zip(masks, d_masks, strict=True)]
-    for point, d_mask in enumerate(d_masks):
-        store(2 * sizes.samples + block.of_group(point), d_mask)
+        d_masks = block.masks * (d_masks - jnp.sum(block.masks * d_masks, axis=1)[:, None])
+    store(block.mask_places, d_masks, block.mask_there)

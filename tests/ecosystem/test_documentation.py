@@ -1,9 +1,7 @@
 """The Python of docs/ecosystem.md runs as it stands, with a small backbone; so does the example."""
 
-import importlib.util
 import pathlib
 import re
-import sys
 
 import pytest
 from ecosystem.small import IMAGES, backbone
@@ -38,23 +36,14 @@ def test_blocks_run(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def example(monkeypatch):
+def extraction(example):
     pytest.importorskip("sklearn")
-    path = ROOT / "examples/feature_extraction.py"
-    spec = importlib.util.spec_from_file_location("example_feature_extraction", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
-        module.main()
-
-    return run
+    return example("feature_extraction")
 
 
-def test_feature_extraction(example, monkeypatch, capsys):
+def test_feature_extraction(extraction, example, monkeypatch, capsys):
     monkeypatch.setattr(InternImageBackbone, "from_variant", lambda *_, **__: backbone())
-    example("--weights", "none", "--samples", "240")
+    example.run(extraction, "--weights", "none", "--samples", "240")
     printed = capsys.readouterr().out
     found = re.search(
         r"^112 features; (\d+\.\d)% of 80 held-out digits are right\.$", printed, re.M
@@ -62,10 +51,10 @@ def test_feature_extraction(example, monkeypatch, capsys):
     assert float(found[1]) > 40  # random features, too, tell digits apart; guessing has 10
 
 
-def test_feature_extraction_without_a_network(example, monkeypatch):
+def test_feature_extraction_without_a_network(extraction, example, monkeypatch):
     def unavailable(*_, **__):
         raise DownloadError("no route to the server")
 
     monkeypatch.setattr(InternImageBackbone, "from_variant", unavailable)
     with pytest.raises(SystemExit, match="no route to the server\nWithout the weights: --weights"):
-        example()
+        example.run(extraction)

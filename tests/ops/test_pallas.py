@@ -32,19 +32,28 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(pallas, "interpret", True)
 
 
-def many_points(case):
-    return math.prod(np.broadcast_to(case.get("kernel_size", 3), 2)) > 9
+@pytest.mark.parametrize("name", list(CASES))
+def test_reference(interpreted, monkeypatch, name):
+    """With the points as a loop, whatever their number."""
+    monkeypatch.setattr(pallas, "UNROLLED", 0)
+    check_reference(name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # The points are unrolled, and the interpreter's code for many takes long to compile.
-    [
-        pytest.param(name, marks=pytest.mark.slow if many_points(case) else ())
-        for name, case in CASES.items()
-    ],
-)
-def test_reference(interpreted, name):
+# The interpreter's code for points that are unrolled takes long to compile.
+QUICK = ("remove_center", "kernel1x3_stride_1x2", "even_kernel2")
+UNROLLED = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name, case in CASES.items()
+    if math.prod(case["kernel_size"]) <= pallas.UNROLLED
+]
+
+
+@pytest.mark.parametrize("name", UNROLLED)
+def test_reference_unrolled(interpreted, name):
+    check_reference(name)
+
+
+def check_reference(name):
     case = np.load(DATA / f"{name}.npz")
     output, grads = value_and_grads(
         lambda *tensors: dcnv3(*tensors, **CASES[name], implementation="pallas"),
@@ -57,9 +66,12 @@ def test_reference(interpreted, name):
         assert relative_error(grad, case[f"grad_{of}"]) < 2e-5, of
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_softmax_and_less_precision(interpreted, dtype):
+@pytest.mark.parametrize(
+    "dtype, unrolled", [("float32", 9), ("float32", 0), ("bfloat16", 0), ("float16", 0)]
+)
+def test_softmax_and_less_precision(interpreted, monkeypatch, dtype, unrolled):
     """Arithmetic is in float32: the only error is that of storing."""
+    monkeypatch.setattr(pallas, "UNROLLED", unrolled)
     options = {"groups": 2, "mask_activation": "softmax", "remove_center": True}
     rng = np.random.default_rng(0)
     # A depth that is no power of two, and positions outside the image.
@@ -129,9 +141,17 @@ def lowered(function, *arguments):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_lowering_for_a_gpu(dtype):
-    geometry = DCNv3Geometry(groups=4)
-    x, om = (jax.ShapeDtypeStruct((2, 14, 14, c), dtype) for c in (64, 108))
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_lowering_for_a_gpu(dtype, kernel_size):
+    geometry = DCNv3Geometry(
+        kernel_size=kernel_size,
+        padding=kernel_size // 2,
+        groups=4,
+        remove_center=kernel_size == 5,
+    )
+    assert (geometry.points > pallas.UNROLLED) == (kernel_size == 5)
+    channels = (64, 3 * geometry.groups * geometry.points)
+    x, om = (jax.ShapeDtypeStruct((2, 14, 14, c), dtype) for c in channels)
 
     def loss(x, om):
         return pallas.call(x, om, geometry, True).astype("float32").sum()

@@ -78,8 +78,11 @@ def checkpoints(folder):
 
 
 # TensorFlow traces the training step anew in each of the three runs, for half a minute.
-@pytest.mark.slow if BACKEND == "tensorflow" else lambda test: test
-def test_killed_in_the_middle_of_an_epoch(train, tmp_path):
+DEVICES = pytest.param("two devices", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("_on", [DEVICES if BACKEND == "tensorflow" else "two processes"])
+def test_killed_in_the_middle_of_an_epoch(train, tmp_path, _on):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert "From step 0 of 14" in finish(train(whole))
 
