@@ -21,6 +21,9 @@ from ecosystem.small import (
 pytest.importorskip("tensorflow")  # KerasCV does not import without it, on any backend
 keras_cv = pytest.importorskip("keras_cv")
 
+if BACKEND == "jax":  # compiles for a minute what the others do in seconds
+    pytestmark = pytest.mark.slow
+
 
 def own():
     """A small backbone of KerasCV's own."""

@@ -21,6 +21,7 @@ def compiled(model, **options):
     return model
 
 
+@pytest.mark.any_backend
 def test_summary_is_one_line_for_a_block():
     model = classifier()
     lines = []
@@ -48,6 +49,7 @@ def test_single_stages_are_frozen():
     assert trained <= changed <= trained | statistics
 
 
+@pytest.mark.any_backend
 def test_clones_and_configurations():
     model = classifier(layer_scale=0.1, post_norm=True)
     for other in (keras.models.clone_model(model), type(model).from_config(model.get_config())):
@@ -62,6 +64,7 @@ def test_clones_and_configurations():
     check_same(encoder, other)
 
 
+@pytest.mark.any_backend
 def test_features_of_several_levels():
     encoder = backbone()
     features = keras.Model(encoder.inputs, encoder.pyramid_outputs).predict(IMAGES, verbose=0)
@@ -69,6 +72,7 @@ def test_features_of_several_levels():
     np.testing.assert_allclose(features["P5"], encoder.predict(IMAGES, verbose=0), atol=1e-5)
 
 
+@pytest.mark.any_backend
 def test_a_search_builds_models_again_and_again():
     """As KerasTuner does it: a function of hyperparameters, the session cleared between."""
     paths = []
@@ -86,6 +90,7 @@ def test_a_search_builds_models_again_and_again():
     np.testing.assert_allclose(joined.predict(IMAGES, verbose=0), expected, atol=1e-4)
 
 
+@pytest.mark.any_backend
 def test_callbacks(tmp_path):
     model = compiled(classifier(), metrics=["accuracy"])
     calls = keras.callbacks
@@ -131,6 +136,7 @@ def test_averaged_weights_are_swapped_in():
     np.testing.assert_allclose(averaged, 0.25 * first + 0.75 * second, atol=1e-7)
 
 
+@pytest.mark.any_backend
 def test_a_fine_tuned_file_gives_the_backbone_its_weights(tmp_path):
     model = classifier()
     model.save(tmp_path / "tuned.keras")

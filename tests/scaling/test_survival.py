@@ -9,6 +9,7 @@ import time
 
 import keras
 import numpy as np
+import photographs
 import pytest
 
 import keras_internimage  # noqa: F401  (its layers are in the files)
@@ -18,8 +19,8 @@ pytest.importorskip("orbax.checkpoint")
 BACKEND = keras.config.backend()
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_distributed.py"
 # 7 steps an epoch, and a checkpoint after each second one.
-OPTIONS = ("--channels", 16, "--batch-size", 256, "--epochs", 2, "--checkpoint-every", 2)
-STEPS = 7
+IMAGES, STEPS = 56, 7
+OPTIONS = ("--channels", 16, "--batch-size", 8, "--epochs", 2, "--checkpoint-every", 2)
 
 # Each process notes which files below RUN its Python code opens to write.
 AUDIT = """
@@ -42,13 +43,14 @@ def train(start, tmp_path, free_port):
     """Starts the processes of a run, which share its folder."""
     (tmp_path / "sitecustomize.py").write_text(AUDIT)
     many = BACKEND != "tensorflow"
+    data = photographs.folder(tmp_path / "data", images=IMAGES // 2)
     root = SCRIPT.parents[1]
 
     def _train(folder):
         address = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2)
         return [
             start(
-                *(SCRIPT, folder, *OPTIONS),
+                *(SCRIPT, folder, "--data", data, *OPTIONS),
                 *((*address, "--process", rank) if many else ("--cpu-devices", 2)),
                 RUN=str(folder),
                 OPENED=str(tmp_path / f"opened_{folder.name}_{rank}"),

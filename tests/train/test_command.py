@@ -107,12 +107,12 @@ def test_killed_and_resumed_is_as_if_uninterrupted(data, tmp_path, capsys):
         np.testing.assert_array_equal(after, before)
     for folder in (whole, killed):
         assert WRITTEN == {path.name for path in folder.iterdir()} - {".lock"}
-    check_model(data, whole)
+    check_model(data, whole, capsys)
     check_moving_average(whole)
 
 
-def check_model(data, folder):
-    """`model.keras` is the epoch that was best in validation."""
+def check_model(data, folder, capsys):
+    """`model.keras` is the epoch that was best in validation, and `internimage-predict` runs it."""
     history = rows(folder)
     best = max(history, key=lambda row: (float(row["val_accuracy"]), -float(row["val_loss"])))
     with open(folder / "images.csv") as file:
@@ -127,6 +127,11 @@ def check_model(data, folder):
     smooth = 0.9 * np.eye(2)[labels] + 0.05
     loss = -(smooth * np.log(scores)).sum(-1).mean()
     np.testing.assert_allclose(loss, float(best["val_loss"]), rtol=1e-4)
+    paths = [str(data / row["file"]) for row in files]
+    assert predict.main([str(folder), *paths, "--json", "-"]) == 0
+    for entry, row in zip(json.loads(capsys.readouterr().out)["predictions"], scores, strict=True):
+        found = {row["label"]: row["probability"] for row in entry["classes"]}
+        assert found == pytest.approx(dict(zip(("china", "flower"), row, strict=True)), abs=2e-5)
 
 
 def check_moving_average(folder):
@@ -146,8 +151,8 @@ def check_moving_average(folder):
     assert same < 10
 
 
+@pytest.mark.any_backend
 class TestStopping:
-    @pytest.mark.any_backend
     def test_ctrl_c(self, data, tmp_path):
         folder = tmp_path / "a folder"
         many = [*QUICK, "--epochs", 500, "--output", folder]
@@ -163,7 +168,6 @@ class TestStopping:
         last = keras.saving.load_model(folder / "last.keras")
         assert int(last.optimizer.iterations) == 4 * len(rows(folder))
 
-    @pytest.mark.any_backend
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_first_after_the_batch_then_at_once(self, number):
         before = signal.getsignal(number)
@@ -179,7 +183,6 @@ class TestStopping:
                 time.sleep(5)
         assert signal.getsignal(number) is before
 
-    @pytest.mark.any_backend
     def test_before_anything_is_written(self, data, tmp_path, monkeypatch, capsys):
         def interrupt(*arguments):
             raise KeyboardInterrupt
@@ -215,8 +218,8 @@ def one_run(tmp_path_factory):
     return root / "out", data, broken, printed.getvalue(), errors.getvalue()
 
 
+@pytest.mark.any_backend
 class TestOneRun:
-    @pytest.mark.any_backend
     def test_unreadable_files_are_listed(self, one_run):
         folder, data, broken, printed, errors = one_run
         page = (folder / "report.html").read_text()
@@ -227,7 +230,6 @@ class TestOneRun:
         assert "text.jpg" in page and "none can be shown" not in page
         assert "2 files became unreadable during the training" in printed
 
-    @pytest.mark.any_backend
     def test_says_what_it_chose_and_why(self, one_run):
         folder, _, _, printed, _ = one_run
         table = dict(re.findall(r"^(\w+(?: \w+)?)  +(\S.*)$", printed, re.M))
@@ -239,7 +241,6 @@ class TestOneRun:
         assert table["learning rate"].split()[0] == "3.13e-05"
         assert f"internimage-predict {folder} IMAGE" in printed
 
-    @pytest.mark.any_backend
     def test_tensorboard(self, one_run):
         folder = one_run[0]
         found = {}
@@ -255,7 +256,6 @@ class TestOneRun:
             np.testing.assert_allclose(value, float(row[key]), rtol=1e-6)
         assert len(found) == len(row) - 1 == 5
 
-    @pytest.mark.any_backend
     def test_output_folder_is_not_used_twice(self, one_run, capsys):
         folder, data, *_ = one_run
         for more in ([], ["--resume"]):
@@ -283,7 +283,6 @@ class TestOneRun:
             expected = dict(zip(("china", "flower"), scores, strict=True))
             assert found == pytest.approx(expected, abs=2e-5)
 
-    @pytest.mark.any_backend
     def test_predict_prints_a_table(self, one_run, tmp_path, capsys):
         folder, data, *_ = one_run
         photographs.piece("china", 3).save(tmp_path / "a.png")
@@ -298,7 +297,6 @@ class TestOneRun:
             assert re.fullmatch(re.escape(path) + r" +\d+\.\d% +(china|flower)", line)
         assert len({line.index("%") for line in lines}) == 1
 
-    @pytest.mark.any_backend
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
