@@ -99,7 +99,7 @@ def main():
                 return workers[""].ask(action, **arguments)
 
         turns.print_head(
-            f"{name}:", "", "s", "MB", "times the variables' size", "GB with the imports"
+            f"{name}:", "", "s", "MiB", "times the variables' size", "GiB with the imports"
         )
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             path = os.path.join(folder, "weights.safetensors")
