@@ -1,11 +1,16 @@
 """KerasHub's models around InternImageBackbone: trained, saved, reloaded."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 from ecosystem.small import (
+    BACKEND,
     BOXES,
     CLASSES,
     EAGER,
@@ -93,3 +98,37 @@ def test_segformer_asks_for_other_levels():
         keras_hub.models.SegFormerBackbone(
             image_encoder=backbone(), projection_filters=8, image_shape=(64, 64, 3)
         )
+
+
+WITHOUT_TENSORFLOW = """
+import importlib.machinery, sys
+
+class WithoutTensorFlow(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, *arguments):
+        return None if name == "tensorflow" else super().find_spec(name, *arguments)
+
+finder = sys.meta_path.index(importlib.machinery.PathFinder)
+sys.meta_path[finder] = WithoutTensorFlow
+from ecosystem.small import IMAGES, check_fit, sgd
+from ecosystem.test_keras_hub import detector
+model, y = detector()
+model.compile(optimizer=sgd())
+check_fit(model, IMAGES, y)
+assert model.predict(IMAGES, verbose=0)["boxes"].shape[::2] == (2, 4)
+assert "tensorflow" not in sys.modules
+"""
+
+
+@pytest.mark.any_backend
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="needs itself")
+def test_without_tensorflow():
+    pytest.importorskip("grain")
+    tests = pathlib.Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests), str(tests.parent)])
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW],
+        env={**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONPATH": path},
+        check=True,
+        timeout=300,
+    )
