@@ -77,6 +77,7 @@ def parts(model):
     return encoder, getattr(encoder, "image_encoder", None)
 
 
+@pytest.mark.any_backend
 def test_preset_of_the_backbone(tmp_path):
     model = backbone(layer_scale=0.1, post_norm=True)
     model.save_to_preset(str(tmp_path / "preset"))

@@ -11,10 +11,8 @@ from keras_internimage.ops import dispatch
 BACKEND = keras.config.backend()
 
 MODEL = """
-import atexit, os, sys
+import os, sys
 import keras, numpy as np
-
-CALLS = []
 
 def data():
     rng = np.random.default_rng(0)
@@ -22,15 +20,6 @@ def data():
 
 def build():
     from keras_internimage import InternImage
-    from keras_internimage.ops import dispatch
-
-    # The native operator where there is one, and not by name: it is counted.
-    chosen = dispatch.candidates()[0]
-    if dispatch.runs("native"):
-        assert chosen.name == "native"
-        run = chosen.run
-        chosen.run = lambda *arguments: CALLS.append(1) or run(*arguments)
-        atexit.register(lambda: print(f"native calls: {len(CALLS)}"))
 
     keras.utils.set_random_seed(0)
     model = InternImage(channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), classes=5,
@@ -52,10 +41,24 @@ def fit(model, x, y, batch_size):
         history = model.fit(x[part], y[part], batch_size=batch_size, shuffle=False, verbose=0)
         losses += history.history["loss"]
     return losses
-
 """
 
-ALONE = "np.save('alone', fit(build(), *data(), 8))"
+# The native operator where there is one, and not by name: it is counted.
+COUNT = """
+import atexit
+
+CALLS = []
+
+def count():
+    from keras_internimage.ops import dispatch
+
+    chosen = dispatch.candidates()[0]
+    if dispatch.runs("native"):
+        assert chosen.name == "native"
+        run = chosen.run
+        chosen.run = lambda *arguments: CALLS.append(1) or run(*arguments)
+        atexit.register(lambda: print(f"native calls: {len(CALLS)}"))
+"""
 
 MIRRORED = """
 import tensorflow as tf
@@ -63,6 +66,7 @@ cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
+count()
 with strategy.scope():
     model = build()
 np.save("parallel", fit(model, *data(), 8))
@@ -73,6 +77,7 @@ DDP = """
 import torch
 rank = int(sys.argv[1])
 torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+count()
 model = build()
 parallel = torch.nn.parallel.DistributedDataParallel(model)
 optimizer = torch.optim.SGD(model.parameters(), 0.01)
@@ -103,6 +108,7 @@ keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_d
 x, y = data()
 # Each process has its half of each batch of 8.
 mine = [i for i in range(40) if i // 4 % 2 == rank]
+count()
 losses = fit(build(), x[mine], y[mine], 4)
 if rank == 0:
     np.save("parallel", losses)
@@ -116,24 +122,26 @@ def check_kernels(output):
 
 
 def same_losses(folder):
-    parallel, alone = (np.load(folder / f"{name}.npy") for name in ("parallel", "alone"))
+    names = {}
+    exec(MODEL, names)
+    alone = names["fit"](names["build"](), *names["data"](), 8)
+    parallel = np.load(folder / "parallel.npy")
     assert len(parallel) == len(alone) == 5
     np.testing.assert_allclose(parallel, alone, atol=1e-4)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's")
 def test_mirrored_strategy(run, tmp_path):
-    (tmp_path / "alone.py").write_text(MODEL + ALONE)
-    (tmp_path / "parallel.py").write_text(MODEL + MIRRORED)
+    (tmp_path / "parallel.py").write_text(MODEL + COUNT + MIRRORED)
     check_kernels(run("parallel.py"))
-    run("alone.py")
     same_losses(tmp_path)
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="PyTorch's and JAX's")
-def test_two_processes(start, run, tmp_path, free_port):
-    (tmp_path / "alone.py").write_text(MODEL + ALONE)
-    (tmp_path / "parallel.py").write_text(MODEL + (DDP if BACKEND == "torch" else JAX_PROCESSES))
+def test_two_processes(start, tmp_path, free_port):
+    (tmp_path / "parallel.py").write_text(
+        MODEL + COUNT + (DDP if BACKEND == "torch" else JAX_PROCESSES)
+    )
     port = free_port()
     addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ADDRESS": f"127.0.0.1:{port}"}
     processes = [start("parallel.py", rank, **addresses) for rank in range(2)]
@@ -141,5 +149,4 @@ def test_two_processes(start, run, tmp_path, free_port):
     assert [process.returncode for process in processes] == [0, 0], outputs
     for output in outputs:
         check_kernels(output)
-    run("alone.py")
     same_losses(tmp_path)

@@ -31,7 +31,11 @@ def recipe(name="finetune", variant="T", **changes):
     return training.recipe(name, variant, **changes)
 
 
-@pytest.fixture(scope="module", params=NAMES, ids=lambda name: name[0])
+@pytest.fixture(
+    scope="module",
+    params=[NAMES[0], *(pytest.param(n, marks=pytest.mark.any_backend) for n in NAMES[1:])],
+    ids=lambda name: name[0],
+)
 def augment(request):
     return training.augmentation(recipe(*request.param), seed=3)
 

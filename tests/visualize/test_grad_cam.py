@@ -57,6 +57,7 @@ def test_a_head_of_ones_own(nested, photo):
         np.testing.assert_allclose(found, heat / max(heat.max(), 1e-9), atol=1e-4)
 
 
+@pytest.mark.any_backend
 def test_two_stages_of_the_head_of_h_and_g(tiny, normalized):
     model = tiny("huge")
     scores = run(model, normalized)
