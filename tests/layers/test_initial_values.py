@@ -83,8 +83,8 @@ def test_nothing_large_is_drawn_for_weights_that_follow(drawn, tmp_path):
     with pytest.raises(ValueError, match="must fit the model"):
         InternImageBackbone(16, (1, 1, 1, 1), (1, 2, 4, 8), weights=path)
     for model in (
-        InternImageBackbone(8, (1, 1, 1, 1), (1, 2, 4, 8)),
         keras.models.clone_model(loaded),
+        InternImageBackbone(8, (1, 1, 1, 1), (1, 2, 4, 8)),
     ):
         for part in ("mlp_fc1", "mlp_fc2", "dcn"):
             layer = getattr(model.get_layer("stage4_block1"), part)
