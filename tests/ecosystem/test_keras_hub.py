@@ -56,7 +56,11 @@ def detector():
     return model, {"boxes": BOXES, "labels": CLASSES}
 
 
-@pytest.mark.parametrize("make", [classifier, segmenter, detector])
+# JAX compiles the detector for a quarter of a minute.
+DETECTOR = pytest.param(detector, marks=pytest.mark.slow if BACKEND == "jax" else ())
+
+
+@pytest.mark.parametrize("make", [classifier, segmenter, DETECTOR])
 def test_trained_saved_reloaded(make, tmp_path):
     model, y = make()
     model.compile(optimizer=sgd(), run_eagerly=EAGER)

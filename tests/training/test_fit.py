@@ -135,6 +135,7 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(tmp_path, accumulation
     assert int(to_numpy(other.optimizer._iterations)) == 6
 
 
+@pytest.mark.any_backend
 def test_ten_lines_train_a_model(tmp_path):
     images, labels = small_models.colours(16)
     model = small_models.nested()
