@@ -12,7 +12,7 @@ LAYER_NORM_EPSILON = 1e-6
 
 
 def registered(cls):
-    """Register a layer for Keras' serialisation, so that loading needs no `custom_objects`."""
+    """Register a class for Keras' serialisation, so that loading needs no `custom_objects`."""
     return keras.saving.register_keras_serializable(package="keras_internimage")(cls)
 
 
@@ -73,7 +73,7 @@ def weights_follow(follow=True):
         _weights_follow.reset(token)
 
 
-@keras.saving.register_keras_serializable(package="keras_internimage")
+@registered
 class InitialValues(keras.initializers.Initializer):
     """The values of another initializer, except where `weights_follow`."""
 

@@ -72,7 +72,7 @@ def test_every_format_computes_what_the_model_does(tmp_path, name):
 )
 def test_any_size_of_image(tmp_path, name):
     model = classifier((None, None, 3))
-    export(model, tmp_path / name, verify=False)
+    export(model, tmp_path / name)
     for size in ((64, 64), (75, 49), (96, 128)):
         x = images(2, *size, 3)
         np.testing.assert_allclose(run(tmp_path / name, x)[0], scores(model, x), atol=1e-5)
@@ -110,11 +110,11 @@ def test_labels_in_other_places(tmp_path):
     import torch
 
     labels = [f"class {i}" for i in range(7)]
-    export(classifier(), tmp_path / "model.pt2", labels=labels, verify=False)
+    export(classifier(), tmp_path / "model.pt2", labels=labels)
     extra = {"labels.txt": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert extra["labels.txt"].split("\n") == labels
-    export(classifier(), tmp_path / "model.xml", labels=labels, verify=False)
+    export(classifier(), tmp_path / "model.xml", labels=labels)
     model = openvino.Core().read_model(tmp_path / "model.xml")
     assert model.get_rt_info(["model_info", "labels"]).astype(str).split("\n") == labels
 
