@@ -29,8 +29,9 @@ import pathlib
 import sys
 import tempfile
 
+import interleaved
 import numpy as np
-import turns
+from interleaved import started
 
 SHAPES = [(56, 64, 4), (28, 128, 8), (14, 256, 16), (7, 512, 32)]  # InternImage-T at 224 pixels
 TIMED = ("forward", "backward", "training")
@@ -40,7 +41,7 @@ TURN = 0.05  # seconds
 CALLS = 4  # of the operator, in what is timed at once
 
 
-class Operator(turns.Contender):
+class Operator(interleaved.Contender):
     """One side: `backend`, and `implementation` and `separate` if it is ours."""
 
     def __init__(self, side):
@@ -63,10 +64,10 @@ class Operator(turns.Contender):
         call = self._call(part, shape, 1, traced_small=True)
         if self.backend == "torch":
             self._call("training", (1, 2, 16, 1), 1)()
-        before = turns.resident()
-        turns.reset_peak()
+        before = interleaved.resident()
+        interleaved.reset_peak()
         call()
-        return turns.peak() - before
+        return interleaved.peak() - before
 
     def _call(self, part, shape, calls, traced_small=False):
         batch, size, channels, groups = shape
@@ -195,33 +196,33 @@ def prepare(workers, part, shape, calls):
 def times(workers, part, shape, rounds, calls=CALLS):
     """Seconds that one call of the operator takes, for each worker and round."""
     prepare(workers, part, shape, calls)
-    durations = turns.take_turns(workers, rounds, TURN)
+    durations = interleaved.measure(workers, rounds, TURN)
     for worker in workers.values():
         worker.ask("forget")
     return {label: np.asarray(d) / calls for label, d in durations.items()}
 
 
 def print_times(sides, options):
-    turns.print_head(
+    interleaved.print_head(
         f"Times faster than the official formulation, {options.threads} thread(s), "
         f"{options.rounds} rounds (milliseconds):",
         *("batch", "shape", "", *sides),
     )
     parts = [part for part in TIMED if part in options.parts]
-    with turns.started(__file__, sides, options.threads, options.verbose) as workers:
+    with started(__file__, sides, options.threads, options.verbose) as workers:
         for part, shape in _cases(parts, options.batch):
             durations = times(workers, part, shape, options.rounds)
             base = durations["official"]
             figures = [
-                f"{turns.speed_up(base, d):.1f} ({turns.milliseconds(d):.2f})"
+                f"{interleaved.speed_up(base, d):.1f} ({interleaved.milliseconds(d):.2f})"
                 for d in durations.values()
             ]
-            turns.print_row(*_label(shape), part, *figures)
+            interleaved.print_row(*_label(shape), part, *figures)
 
 
 def print_scaling(sides, options):
     many = options.threads if options.threads > 1 else os.cpu_count()
-    turns.print_head(
+    interleaved.print_head(
         f"Times faster with {many} threads than with 1, {options.rounds} rounds:",
         *("batch", "shape", "", *sides),
     )
@@ -230,21 +231,21 @@ def print_scaling(sides, options):
         for label, side in sides.items()
         for threads in (1, many)
     }
-    with turns.started(__file__, both, 1, options.verbose) as workers:
+    with started(__file__, both, 1, options.verbose) as workers:
         for part, shape in _cases(("forward", "backward"), options.batch):
             durations = times(workers, part, shape, options.rounds, calls=1)
-            figures = [turns.speed_up(durations[s, 1], durations[s, many]) for s in sides]
-            turns.print_row(*_label(shape), part, *(f"{x:.2f}" for x in figures))
+            figures = [interleaved.speed_up(durations[s, 1], durations[s, many]) for s in sides]
+            interleaved.print_row(*_label(shape), part, *(f"{x:.2f}" for x in figures))
 
 
 def print_memory(sides, options):
-    turns.print_head("Peak memory of a call, MB:", *("batch", "shape", "", *sides))
+    interleaved.print_head("Peak memory of a call, MB:", *("batch", "shape", "", *sides))
     for part, shape in _cases(("forward", "training"), options.batch):
         figures = []
         for label, side in sides.items():
-            with turns.started(__file__, {label: side}, options.threads, options.verbose) as fresh:
+            with started(__file__, {label: side}, options.threads, options.verbose) as fresh:
                 figures.append(f"{fresh[label].ask('memory', part=part, shape=shape):.0f}")
-        turns.print_row(*_label(shape), part, *figures)
+        interleaved.print_row(*_label(shape), part, *figures)
 
 
 def _cases(parts, batches):
@@ -259,9 +260,9 @@ def _label(shape):
 def main():
     if sys.argv[1:2] == ["--worker"]:
         sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-        return turns.serve(Operator(json.loads(sys.argv[2])))
+        return interleaved.serve(Operator(json.loads(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    turns.add_arguments(parser, rounds=15)
+    interleaved.add_arguments(parser, rounds=15)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*TIMED, "scaling"])
     parser.add_argument(
@@ -280,7 +281,7 @@ def main():
         for backend in options.backends
     }
     sides = {"official": {"backend": "torch"}, **ours}
-    turns.print_circumstances()
+    interleaved.print_circumstances()
     if set(options.parts) & set(TIMED):
         print_times(sides, options)
     if "scaling" in options.parts:

@@ -20,15 +20,16 @@ import sys
 import tempfile
 import time
 
+import interleaved
 import model
 import numpy as np
-import turns
+from interleaved import started
 
 HERE = pathlib.Path(__file__)
 KERAS = {
     f"Keras, {backend}{note}": {"backend": backend, "model": "internimage", "environment": off}
     for note, off in (("", {}), (", portable", {"KERAS_INTERNIMAGE_KERNELS": "off"}))
-    for backend in turns.BACKENDS
+    for backend in interleaved.BACKENDS
 }
 # Label: file, the backend of the model, arguments of `export`, arguments of the runtime. Without
 # `batch_size` the number of images is unknown.
@@ -54,7 +55,7 @@ FILES = {
 CALIBRATED = "calibrated.tflite"
 
 
-class File(turns.Contender):
+class File(interleaved.Contender):
     """An exported file in its own runtime."""
 
     def __init__(self, side):
@@ -86,13 +87,13 @@ class Writer:
     def write(self, path, options):
         """Seconds and megabytes."""
         from keras_internimage import export
-        from keras_internimage.exports import door
+        from keras_internimage.exports import exporting
 
         if path.endswith(CALIBRATED):
             options["calibration"] = model.images(16)[0]
         start = time.perf_counter()
         export(self.model, path, **options)
-        return time.perf_counter() - start, door.size_of(path) / 1e6
+        return time.perf_counter() - start, exporting.size_of(path) / 1e6
 
 
 def write(files, folder, batch, verbose):
@@ -100,7 +101,7 @@ def write(files, folder, batch, verbose):
     found = {}
     for backend in sorted({backend for _, backend, _, _ in files.values()}):
         side = {"role": "writer", "backend": backend, "folder": folder}
-        with turns.started(HERE, {"writer": side}, 2, verbose) as workers:
+        with started(HERE, {"writer": side}, 2, verbose) as workers:
             for file, own, options, _ in files.values():
                 if own == backend and file not in found:
                     arguments = {k: batch if v == "batch" else v for k, v in options.items()}
@@ -113,9 +114,9 @@ def write(files, folder, batch, verbose):
 def main():
     if sys.argv[1:2] == ["--worker"]:
         side = json.loads(sys.argv[2])
-        return turns.serve(Writer(side) if side["role"] == "writer" else File(side))
+        return interleaved.serve(Writer(side) if side["role"] == "writer" else File(side))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    turns.add_arguments(parser, rounds=9, threads=2)
+    interleaved.add_arguments(parser, rounds=9, threads=2)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--files", nargs="+", default=[""], help="parts of the files' names")
     options = parser.parse_args()
@@ -126,10 +127,10 @@ def main():
     }
     sides = {"official": {"backend": "torch", "model": "official"}}
     sides |= {label: s for label, s in KERAS.items() if s["backend"] in options.backends}
-    turns.print_circumstances()
+    interleaved.print_circumstances()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         models = stack.enter_context(
-            turns.started(model.__file__, sides, options.threads, options.verbose)
+            started(model.__file__, sides, options.threads, options.verbose)
         )
         model.check_logits(models, folder)
         expected = model.images(options.batch)[0]
@@ -146,7 +147,7 @@ def main():
             }
             for label, (file, backend, _, runtime) in files.items()
         }
-        runs = stack.enter_context(turns.started(HERE, sides, options.threads, options.verbose))
+        runs = stack.enter_context(started(HERE, sides, options.threads, options.verbose))
         differences = {}
         for label, worker in runs.items():
             found = np.array(worker.ask("scores"))
@@ -154,12 +155,12 @@ def main():
             worker.ask("prepare")
         for worker in models.values():
             worker.ask("prepare_inference", batch=options.batch)
-        durations = turns.take_turns(models | runs, options.rounds, model.TURN)
+        durations = interleaved.measure(models | runs, options.rounds, model.TURN)
     print_table(durations, files, written, differences, options)
 
 
 def print_table(durations, files, written, differences, options):
-    turns.print_head(
+    interleaved.print_head(
         f"Batch {options.batch}, {options.threads} thread(s), {options.rounds} rounds:",
         *("", "ms", "time over official", "over its Keras model", "over that, portable"),
         *("MB", "difference"),
@@ -171,16 +172,16 @@ def print_table(durations, files, written, differences, options):
             keras = [durations.get(f"Keras, {backend}{note}") for note in ("", ", portable")]
             cells = ["" if base is None else _times(seconds, base) for base in keras]
             cells += [f"{written[file][1]:.1f}", f"{differences[label]:.0e}"]
-        turns.print_row(
+        interleaved.print_row(
             label,
-            f"{turns.milliseconds(seconds):.0f}",
+            f"{interleaved.milliseconds(seconds):.0f}",
             _times(seconds, durations["official"]),
             *cells,
         )
 
 
 def _times(seconds, base):
-    return f"{1 / turns.speed_up(base, seconds):.2f}"
+    return f"{1 / interleaved.speed_up(base, seconds):.2f}"
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 
+import interleaved
 import numpy as np
-import turns
+from interleaved import started
 
 SIZE, CLASSES = 224, 2
 
@@ -34,7 +35,7 @@ class Side:
         import keras
 
         from keras_internimage import InternImageT, training
-        from keras_internimage.train import ImageFiles, scan
+        from keras_internimage.data import ImageFiles, scan
 
         batch, steps = self.side["batch"], self.side["steps"]
         recipe = training.recipe(self.side["recipe"], "T")
@@ -76,15 +77,15 @@ def write_photographs(folder, count):
 
 def main():
     if sys.argv[1:2] == ["--worker"]:
-        return turns.serve(Side(json.loads(sys.argv[2])))
+        return interleaved.serve(Side(json.loads(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    turns.add_arguments(parser, rounds=3, threads=2)
+    interleaved.add_arguments(parser, rounds=3, threads=2)
     parser.add_argument("--recipe", default="finetune")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4, help="of a turn")
     options = parser.parse_args()
-    turns.print_circumstances()
-    turns.print_head(
+    interleaved.print_circumstances()
+    interleaved.print_head(
         f"Recipe {options.recipe}, batch {options.batch}, {options.threads} thread(s):",
         *("backend", "s a step, arrays", "s a step, files", "share of reading"),
     )
@@ -97,7 +98,7 @@ def main():
                 "batch": options.batch,
                 "steps": options.steps,
             }
-            with turns.started(__file__, {"": side}, options.threads, options.verbose) as workers:
+            with started(__file__, {"": side}, options.threads, options.verbose) as workers:
                 workers[""].ask("prepare", folder=folder)
                 seconds = np.array(
                     [
@@ -107,7 +108,7 @@ def main():
                 )
             arrays, files = np.median(seconds, axis=0)
             share = float(np.median(1 - seconds[:, 0] / seconds[:, 1]))
-            turns.print_row(backend, f"{arrays:.2f}", f"{files:.2f}", f"{share:.1%}")
+            interleaved.print_row(backend, f"{arrays:.2f}", f"{files:.2f}", f"{share:.1%}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import argparse
 import os
 import time
 
+import interleaved
 import numpy as np
-import turns
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 STAGES = [(4, 64, 4), (8, 128, 8), (16, 256, 16), (32, 512, 32)]  # stride, channels, groups
@@ -61,11 +61,11 @@ def compared(title, calls, rounds, dtype):
     seconds = {name: np.array(values) for name, values in seconds.items()}
     base = seconds[next(reversed(calls))]
     cells = [
-        f"{turns.milliseconds(values):.3f} ({turns.speed_up(base, values):.2f})"
+        f"{interleaved.milliseconds(values):.3f} ({interleaved.speed_up(base, values):.2f})"
         for values in seconds.values()
     ]
     medians = {name: np.median(values) for name, values in seconds.items()}
-    turns.print_row(title, *cells, min(medians, key=medians.get))
+    interleaved.print_row(title, *cells, min(medians, key=medians.get))
 
 
 def operator_calls(names, stage, batch, dtype, size, gradients):
@@ -147,7 +147,7 @@ def main():
 
     from keras_internimage.ops import dispatch
 
-    turns.print_circumstances()
+    interleaved.print_circumstances()
     print(f"\nDevice: {jax.devices()[0].device_kind}.")
     running = []
     for name, _, runs, reason in dispatch.table():
@@ -158,7 +158,7 @@ def main():
             print(f"{name}: {'not asked for' if runs else reason}")
     for part in options.parts:
         for dtype in options.dtypes:
-            turns.print_head(
+            interleaved.print_head(
                 f"{part.capitalize()}, {dtype}: ms (times faster than {running[-1]})",
                 *("what", *running, "fastest"),
             )

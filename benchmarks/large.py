@@ -19,8 +19,9 @@ import sys
 import tempfile
 import time
 
+import interleaved
 import numpy as np
-import turns
+from interleaved import started
 
 
 class Side:
@@ -29,17 +30,17 @@ class Side:
         import keras_internimage
 
         self.build = getattr(keras_internimage, side["model"])
-        self.imported = turns.resident()
+        self.imported = interleaved.resident()
 
     def _measured(self, build):
-        turns.reset_peak()
+        interleaved.reset_peak()
         start = time.perf_counter()
         model = build()
         seconds = time.perf_counter() - start
         return model, {
             "seconds": seconds,
-            "megabytes": turns.peak() - self.imported,
-            "whole": turns.peak() / 1024,
+            "megabytes": interleaved.peak() - self.imported,
+            "whole": interleaved.peak() / 1024,
             "parameters": model.count_params(),
         }
 
@@ -82,23 +83,23 @@ def _numbers(rng, shape):
 
 def main():
     if sys.argv[1:2] == ["--worker"]:
-        return turns.serve(Side(json.loads(sys.argv[2])))
+        return interleaved.serve(Side(json.loads(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["InternImageH", "InternImageG"])
-    parser.add_argument("--backends", nargs="+", default=list(turns.BACKENDS))
+    parser.add_argument("--backends", nargs="+", default=list(interleaved.BACKENDS))
     parser.add_argument("--folder", help="for the weights; default: the system's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--verbose", action="store_true", help="show what the workers print")
     options = parser.parse_args()
-    turns.print_circumstances()
+    interleaved.print_circumstances()
     for name in options.models:
         sides = [{"backend": backend, "model": name} for backend in options.backends]
 
         def ask(side, action, **arguments):
-            with turns.started(__file__, {"": side}, options.threads, options.verbose) as workers:
+            with started(__file__, {"": side}, options.threads, options.verbose) as workers:
                 return workers[""].ask(action, **arguments)
 
-        turns.print_head(
+        interleaved.print_head(
             f"{name}:", "", "s", "MiB", "times the variables' size", "GiB with the imports"
         )
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -111,7 +112,7 @@ def main():
                 ):
                     found = ask(side, action, **arguments)
                     megabytes = found["megabytes"]
-                    turns.print_row(
+                    interleaved.print_row(
                         f"{side['backend']}, {action}",
                         f"{found['seconds']:.0f}",
                         f"{megabytes:.0f}",

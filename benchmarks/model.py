@@ -34,8 +34,9 @@ import sys
 import tempfile
 import time
 
+import interleaved
 import numpy as np
-import turns
+from interleaved import started
 
 PARTS = ("inference", "training", "memory")
 SIZE = 224
@@ -52,7 +53,7 @@ def images(batch):
     return x, rng.integers(CLASSES, size=batch)
 
 
-class Side(turns.Contender):
+class Side(interleaved.Contender):
     """`model` is "official", "internimage" or "convnext"."""
 
     note = ""
@@ -67,7 +68,7 @@ class Side(turns.Contender):
             sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
             import keras_internimage  # noqa: F401
         self.model = None
-        self.imported = turns.resident()
+        self.imported = interleaved.resident()
 
     def new_weights(self, folder):
         """Writes InternImage-T's weights for all sides, as a Keras file and the official one."""
@@ -224,11 +225,11 @@ class Side(turns.Contender):
         self._build()
         step = self._training(batch, compiled=False)
         step()
-        first = turns.peak()
-        turns.resident()  # gives back what the first step left unused
-        turns.reset_peak()
+        first = interleaved.peak()
+        interleaved.resident()  # gives back what the first step left unused
+        interleaved.reset_peak()
         step()
-        second = turns.peak()
+        second = interleaved.peak()
         return second - self.imported, max(first, second) - self.imported
 
 
@@ -263,20 +264,20 @@ def time_part(part, workers, batch, rounds):
             difference = np.abs(np.subtract(losses[label], losses["official"])).max()
             if label.startswith("InternImage-T") and not difference <= LOSS_TOLERANCE:
                 raise RuntimeError(f"The losses of two steps must agree. Received: {losses}")
-    durations = turns.take_turns(workers, rounds, TURN)
+    durations = interleaved.measure(workers, rounds, TURN)
     for worker in workers.values():
         worker.ask("forget")
     return durations, notes
 
 
 def print_all_times(groups, sides, folder, options):
-    with turns.started(__file__, sides, options.threads, options.verbose) as workers:
+    with started(__file__, sides, options.threads, options.verbose) as workers:
         check_logits(workers, folder)
         for batch in options.batch if "inference" in options.parts else ():
             print_times("inference", workers, batch, options)
     # All processes training at once would take more memory than many a machine has.
     for group in groups.values() if "training" in options.parts else ():
-        with turns.started(__file__, group, options.threads, options.verbose) as workers:
+        with started(__file__, group, options.threads, options.verbose) as workers:
             for worker in workers.values():
                 worker.ask("build", folder=folder)
             print_times("training", workers, options.training_batch, options)
@@ -285,35 +286,35 @@ def print_all_times(groups, sides, folder, options):
 def print_times(part, workers, batch, options):
     start = time.perf_counter()
     durations, notes = time_part(part, workers, batch, options.rounds)
-    turns.print_head(
+    interleaved.print_head(
         f"{part.capitalize()}, batch {batch}, {options.threads} thread(s), {options.rounds} rounds "
         f"({time.perf_counter() - start:.0f} s):",
         *("side", "ms", "times faster than official", "times faster than ConvNeXt-T", "note"),
     )
     for label, seconds in durations.items():
         peer = durations.get(_peer(label))
-        turns.print_row(
+        interleaved.print_row(
             label,
-            f"{turns.milliseconds(seconds):.1f}",
-            f"{turns.speed_up(durations['official'], seconds):.2f}",
-            "" if peer is None else f"{turns.speed_up(peer, seconds):.2f}",
+            f"{interleaved.milliseconds(seconds):.1f}",
+            f"{interleaved.speed_up(durations['official'], seconds):.2f}",
+            "" if peer is None else f"{interleaved.speed_up(peer, seconds):.2f}",
             notes[label],
         )
 
 
 def print_memory(sides, batch, options):
-    turns.print_head(
+    interleaved.print_head(
         f"Peak memory of a training step, batch {batch}, {options.threads} thread(s):",
         *("side", "MB", "times less than official", "times less than ConvNeXt-T"),
         "MB with the first step",
     )
     found = {}
     for label, side in sides.items():
-        with turns.started(__file__, {label: side}, options.threads, options.verbose) as fresh:
+        with started(__file__, {label: side}, options.threads, options.verbose) as fresh:
             found[label] = fresh[label].ask("memory", batch=batch)
     for label, (steady, highest) in found.items():
         peer = found.get(_peer(label))
-        turns.print_row(
+        interleaved.print_row(
             label,
             f"{steady:.0f}",
             f"{found['official'][0] / steady:.2f}",
@@ -329,9 +330,9 @@ def _peer(label):
 
 def main():
     if sys.argv[1:2] == ["--worker"]:
-        return turns.serve(Side(json.loads(sys.argv[2])))
+        return interleaved.serve(Side(json.loads(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    turns.add_arguments(parser, rounds=9)
+    interleaved.add_arguments(parser, rounds=9)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="for inference")
     parser.add_argument("--training-batch", type=int, default=8)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -340,7 +341,7 @@ def main():
 
     groups = {backend: _sides(backend, not options.no_convnext) for backend in options.backends}
     sides = {label: side for group in groups.values() for label, side in group.items()}
-    turns.print_circumstances()
+    interleaved.print_circumstances()
     if set(options.parts) != {"memory"}:
         with tempfile.TemporaryDirectory() as folder:
             print_all_times(groups, sides, folder, options)

@@ -15,8 +15,9 @@ import pathlib
 import sys
 import time
 
+import interleaved
 import numpy as np
-import turns
+from interleaved import started
 
 
 class Side:
@@ -26,7 +27,7 @@ class Side:
 
         self.side = side
         self.build = getattr(keras_internimage, side["model"])
-        self.imported = turns.resident()
+        self.imported = interleaved.resident()
 
     def step(self):
         """Megabytes and seconds of the second step, and its loss."""
@@ -42,16 +43,16 @@ class Side:
         x = rng.normal(size=(self.side["batch"], 224, 224, 3)).astype("float32")
         y = np.zeros(len(x), "int32")
         model.train_on_batch(x, y)
-        turns.resident()  # gives back what the first step left unused
-        turns.reset_peak()
+        interleaved.resident()  # gives back what the first step left unused
+        interleaved.reset_peak()
         start = time.perf_counter()
         loss = float(model.train_on_batch(x, y))
-        return turns.peak() - self.imported, time.perf_counter() - start, loss
+        return interleaved.peak() - self.imported, time.perf_counter() - start, loss
 
 
 def main():
     if sys.argv[1:2] == ["--worker"]:
-        return turns.serve(Side(json.loads(sys.argv[2])))
+        return interleaved.serve(Side(json.loads(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="InternImageB")
     parser.add_argument("--batch", type=int, default=4)
@@ -59,8 +60,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--verbose", action="store_true", help="show what the workers print")
     options = parser.parse_args()
-    turns.print_circumstances()
-    turns.print_head(
+    interleaved.print_circumstances()
+    interleaved.print_head(
         f"{options.model}, batch {options.batch}:",
         *("side", "MB", "s", "loss", "MB, and s, to those without"),
     )
@@ -73,10 +74,10 @@ def main():
                 "batch": options.batch,
                 "remat": remat,
             }
-            with turns.started(__file__, {"": side}, options.threads, options.verbose) as workers:
+            with started(__file__, {"": side}, options.threads, options.verbose) as workers:
                 megabytes, seconds, loss = workers[""].ask("step")
             plain = plain or (megabytes, seconds)
-            turns.print_row(
+            interleaved.print_row(
                 f"{backend}, RematScope" if remat else backend,
                 f"{megabytes:.0f}",
                 f"{seconds:.1f}",

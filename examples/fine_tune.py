@@ -9,7 +9,7 @@ import argparse
 
 import keras_internimage
 from keras_internimage import training
-from keras_internimage.train import ImageFiles, scan
+from keras_internimage.data import ImageFiles, scan
 
 
 def main():

@@ -188,6 +188,7 @@ def _list(arguments):
 
 def _download(arguments):
     from keras_internimage.checkpoints import convert, download, published
+    from keras_internimage.files import atomic_write
 
     _return_freed_memory()
     row, out = published.find(arguments.name), arguments.out
@@ -195,10 +196,10 @@ def _download(arguments):
         print(download.fetch(row))
         return 0
     if out.endswith(".pth"):
-        with convert.written_whole(out) as unfinished, download.downloaded(row) as path:
+        with atomic_write(out) as unfinished, download.downloaded(row) as path:
             shutil.copyfile(path, unfinished)
     elif out.endswith(".weights.h5"):
-        with convert.written_whole(out) as unfinished:
+        with atomic_write(out) as unfinished:
             shutil.copyfile(download.fetch(row), unfinished)
     else:
         with download.downloaded(row) as path:

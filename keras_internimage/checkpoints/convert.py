@@ -1,8 +1,6 @@
 """From a checkpoint to a Keras file and back."""
 
-import contextlib
 import os
-import tempfile
 import zipfile
 
 import numpy as np
@@ -11,23 +9,10 @@ from keras_internimage.checkpoints import infer, keras_files, load, names, safet
 from keras_internimage.checkpoints.errors import CheckpointError
 from keras_internimage.checkpoints.read import open_checkpoint
 from keras_internimage.checkpoints.tensors import all_finite
+from keras_internimage.files import atomic_write
 
 DTYPES = ("float32", "float16", "bfloat16")
 _RECORDS = ("metadata.json", "config.json", "model.weights.h5")
-
-
-@contextlib.contextmanager
-def written_whole(path):
-    """A temporary path beside `path`, renamed to it only if the block succeeds."""
-    path = os.path.abspath(os.fspath(path))
-    folder, name = os.path.split(path)
-    if not os.path.isdir(folder):
-        raise CheckpointError(f"The output's folder must exist. Received: path={path}")
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
-        # Keras decides on the format by the ending, so the name is kept.
-        unfinished = os.path.join(temporary, name)
-        yield unfinished
-        os.replace(unfinished, path)
 
 
 def convert(
@@ -74,7 +59,7 @@ def convert(
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}. Received: dtype={dtype}")
     checkpoint = open_checkpoint(source, container)
     model = build(checkpoint.shapes(), variant, classes, dtype, include_top, offset_scale)
-    with written_whole(target) as unfinished:
+    with atomic_write(target) as unfinished:
         report = load.load_official(model, checkpoint, progress=progress)
         save(model, unfinished)
     return report
@@ -207,12 +192,12 @@ def export(path, target):
     file = keras_files.read(path)
     if target.endswith(".pth"):
         torch = _torch(target)
-        with written_whole(target) as unfinished:
+        with atomic_write(target) as unfinished:
             state = {name: torch.from_numpy(read()) for name, _, _, read in _official_tensors(file)}
             torch.save({"model": state}, unfinished)
         return len(state)
     tensors = list(_official_tensors(file))
-    with written_whole(target) as unfinished:
+    with atomic_write(target) as unfinished:
         safetensors_files.write(unfinished, tensors)
     return len(tensors)
 

@@ -10,6 +10,7 @@ import keras
 from keras_internimage.checkpoints import convert, keras_files, load
 from keras_internimage.checkpoints.errors import CheckpointError, DownloadError
 from keras_internimage.checkpoints.read import open_checkpoint
+from keras_internimage.files import atomic_write
 
 # A connection that stays silent for so long is given up.
 SECONDS_WITHOUT_DATA = 60
@@ -100,7 +101,7 @@ def load_published(model, row, *, progress=None):
     with downloaded(row) as path:
         report = load.load_official(model, open_checkpoint(path), progress=progress)
         if _holds_everything(model, report):
-            with convert.written_whole(cached) as unfinished:
+            with atomic_write(cached) as unfinished:
                 model.save_weights(unfinished)
         else:
             convert.convert(path, cached, variant=row.variant, progress=progress)

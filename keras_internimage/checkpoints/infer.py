@@ -132,7 +132,7 @@ def _count(shapes, pattern):
 
 
 def _variants():
-    from keras_internimage.models.variants import VARIANTS
+    from keras_internimage.variants import VARIANTS
 
     return VARIANTS
 

@@ -20,7 +20,7 @@ class Published:
 
     Attributes:
         name: the file's name without `.pth`.
-        variant: key of `keras_internimage.models.variants.VARIANTS`.
+        variant: key of `keras_internimage.variants.VARIANTS`.
         classes: width of the classifier.
         resolution: side in pixels of the images it was trained on.
         stored_dtype: type of the file's weights.

@@ -1,7 +1,7 @@
 """Models as files for other programs: SavedModel, LiteRT, ONNX, OpenVINO, `torch.export`."""
 
-from keras_internimage.exports.door import export
-from keras_internimage.exports.measure import benchmark
+from keras_internimage.exports.benchmarking import benchmark
+from keras_internimage.exports.exporting import export
 
 export.benchmark = benchmark
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_internimage.layers import parts
+from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import (
     CompositeLayer,
     InitialValues,
@@ -239,7 +239,7 @@ class InternImageBlock(CompositeLayer):
         if not training:
             return self.call(inputs, training=training)
         scales = self._draw(inputs, training)
-        return parts.whole(self, lambda x: self._branches(x, scales, training), inputs)
+        return sublayers.rematerialize(self, lambda x: self._branches(x, scales, training), inputs)
 
     def _draw(self, inputs, training):
         """The factors of the two branches, by which stochastic depth drops them."""

@@ -6,7 +6,7 @@ import contextvars
 import keras
 from keras import ops
 
-from keras_internimage.layers import parts
+from keras_internimage.layers import sublayers
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -36,11 +36,11 @@ class CompositeLayer(keras.layers.Layer):
 
     def _run(self, layer, inputs, **kwargs):
         """`layer(inputs)` for a sub-layer; see `parts`."""
-        return parts.run(self, layer, inputs, **kwargs)
+        return sublayers.run(self, layer, inputs, **kwargs)
 
     def _chain(self, inputs, *layers, training):
         """`_run` of several in turn, with nothing but their input kept for the gradient."""
-        return parts.chain(self, layers, inputs, training)
+        return sublayers.chain(self, layers, inputs, training)
 
     def _layer_norm(self, name):
         return keras.layers.LayerNormalization(
@@ -56,32 +56,32 @@ class CompositeLayer(keras.layers.Layer):
         )
 
 
-_weights_follow = contextvars.ContextVar("weights_follow", default=False)
+_skip_initialization = contextvars.ContextVar("skip_initialization", default=False)
 
 
 @contextlib.contextmanager
-def weights_follow(follow=True):
+def skip_initialization(follow=True):
     """Layers of this package that are built in here get their large variables' values right after.
 
     They start as zeros then: random numbers of a model with billions of parameters take minutes,
     and what it takes to draw them more memory than the model.
     """
-    token = _weights_follow.set(follow)
+    token = _skip_initialization.set(follow)
     try:
         yield
     finally:
-        _weights_follow.reset(token)
+        _skip_initialization.reset(token)
 
 
 @registered
 class InitialValues(keras.initializers.Initializer):
-    """The values of another initializer, except where `weights_follow`."""
+    """The values of another initializer, except where `skip_initialization`."""
 
     def __init__(self, initializer):
         self.initializer = keras.initializers.get(initializer)
 
     def __call__(self, shape, dtype=None, **kwargs):
-        if _weights_follow.get():
+        if _skip_initialization.get():
             return ops.zeros(shape, dtype)
         return self.initializer(shape, dtype, **kwargs)
 

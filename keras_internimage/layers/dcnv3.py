@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_internimage.layers import parts
+from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import (
     CompositeLayer,
     check_image_features,
@@ -194,7 +194,7 @@ class DCNv3(CompositeLayer):
         scale = None
         if self.center_feature_scale:
             # Two products read the features: they are kept.
-            features, to_branch = parts.through(self, to_branch, features), ()
+            features, to_branch = sublayers.through(self, to_branch, features), ()
             scale = ops.sigmoid(self._run(self.center_scale, features))
         offset = self._chain(features, *to_branch, self.offset_mask, training=training)
         if self.mask_activation == "sigmoid":

@@ -1,8 +1,6 @@
 """InternImage as Keras Functional models: classifiers, backbones, the table of variants."""
 
-from keras_internimage.models.backbone import InternImageBackbone
-from keras_internimage.models.classifier import InternImage
-from keras_internimage.models.published import (
+from keras_internimage.models.applications import (
     InternImageB,
     InternImageG,
     InternImageH,
@@ -11,7 +9,9 @@ from keras_internimage.models.published import (
     InternImageT,
     InternImageXL,
 )
-from keras_internimage.models.variants import VARIANTS, Variant, scale, stack
+from keras_internimage.models.backbone import InternImageBackbone
+from keras_internimage.models.classifier import InternImage
+from keras_internimage.variants import VARIANTS, Variant, scale, stack
 
 __all__ = [
     "InternImage",

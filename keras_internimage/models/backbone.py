@@ -2,10 +2,10 @@
 
 import keras
 
-from keras_internimage.layers.composite import serialized_dtype_policy, weights_follow
+from keras_internimage.layers.composite import serialized_dtype_policy, skip_initialization
 from keras_internimage.models import arguments
 from keras_internimage.models.network import feature_maps, settle
-from keras_internimage.models.variants import VARIANTS
+from keras_internimage.variants import VARIANTS
 
 LEVELS = ("P2", "P3", "P4", "P5")
 
@@ -101,7 +101,7 @@ class InternImageBackbone(keras.Model):
             "implementation": implementation,
         }
         inputs = keras.Input(image_shape, name="image")
-        with weights_follow(weights is not None):
+        with skip_initialization(weights is not None):
             maps = feature_maps(inputs, **config, dtype=dtype)
         super().__init__(inputs=inputs, outputs=maps[-1], name=name, trainable=trainable)
         settle(self, dtype)

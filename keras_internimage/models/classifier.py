@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_internimage.layers.composite import weights_follow
+from keras_internimage.layers.composite import skip_initialization
 from keras_internimage.models import arguments
 from keras_internimage.models.network import classifier, feature_maps, settle
 
@@ -101,7 +101,7 @@ def InternImage(
         input_shape, default_size, include_top, weights, use_clip_projector
     )
     x, inputs = arguments.image_input(input_tensor, shape)
-    with weights_follow(weights is not None):
+    with skip_initialization(weights is not None):
         maps = feature_maps(
             x,
             channels=channels,

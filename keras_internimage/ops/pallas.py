@@ -35,7 +35,7 @@ interpret = False
 
 def why_not(request=None):
     """None, or why the kernels cannot run the request."""
-    from keras_internimage.ops import native_jax
+    from keras_internimage.ops.native import jax as native_jax
 
     if triton is None:
         return f"JAX {jax.__version__} has not the Pallas for Triton of JAX 0.7.2 to 0.12"

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import pathlib
 
-from keras_internimage.checkpoints.convert import written_whole
+from keras_internimage.files import atomic_write
 from keras_internimage.report import curves, gallery, matrix, metrics, page, style, text
 
 
@@ -36,7 +36,7 @@ def write(folder, results):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        with written_whole(folder / name) as unfinished:
+        with atomic_write(folder / name) as unfinished:
             with open(unfinished, "wb") as file:
                 file.write(content)
                 file.flush()

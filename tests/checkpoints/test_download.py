@@ -13,7 +13,7 @@ from checkpoints.conftest import build, same, save_pth
 import keras_internimage
 from keras_internimage.checkpoints import DownloadError, convert, download, load_weights, published
 from keras_internimage.models import VARIANTS
-from keras_internimage.models.variants import Variant
+from keras_internimage.variants import Variant
 
 pytestmark = pytest.mark.any_backend
 

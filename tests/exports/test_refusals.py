@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_internimage import InternImage, export
-from keras_internimage.exports import cli, door, formats
+from keras_internimage.commands import export as command
+from keras_internimage.exports import exporting, formats
 
 pytestmark = pytest.mark.skipif(keras.config.backend() != "torch", reason="no difference")
 
@@ -59,7 +60,7 @@ def test_a_model_must_be_built(tmp_path):
 
 
 def test_a_file_too_large_for_litert(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(door, "LITERT_MEGABYTES", 0.1)
+    monkeypatch.setattr(exporting, "LITERT_MEGABYTES", 0.1)
     with pytest.raises(ValueError, match="must be smaller than 0.1 MB.*precision='float32'"):
         export(model, tmp_path / "model.tflite")
 
@@ -98,9 +99,9 @@ def test_the_command(tmp_path, model, capsys):
     model.save(tmp_path / "model.keras")
     arguments = [str(tmp_path / "model.keras"), str(tmp_path / "model.onnx")]
     (tmp_path / "labels.txt").write_text("\n".join(f"class {i}" for i in range(1000)))
-    assert cli.main([*arguments, "--labels", str(tmp_path / "labels.txt")]) == 0
+    assert command.main([*arguments, "--labels", str(tmp_path / "labels.txt")]) == 0
     assert "largest difference" in capsys.readouterr().out
-    assert cli.main([arguments[0], str(tmp_path / "model.h5")]) == 2
+    assert command.main([arguments[0], str(tmp_path / "model.h5")]) == 2
     assert "suffix of `path`" in capsys.readouterr().err
 
 
@@ -118,8 +119,8 @@ def test_the_command_refuses_before_it_downloads(tmp_path, monkeypatch, capsys, 
     def download(*_):
         raise AssertionError("downloaded")
 
-    monkeypatch.setattr(cli, "_load", download)
+    monkeypatch.setattr(command, "_load", download)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["internimage_t_1k_224", *arguments]) == 2
+    assert command.main(["internimage_t_1k_224", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

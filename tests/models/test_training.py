@@ -108,11 +108,15 @@ BLOCKS = [f"stage{stage}_block1" for stage in (1, 2, 3, 4)]
 def test_blocks_are_computed_anew_in_a_remat_scope(policy, tolerance, mode, names, monkeypatch):
     """The same training, stochastic depth included, while blocks run again for their gradients."""
     runs, wholes = [], []
-    branches, whole = layers.InternImageBlock._branches, layers.parts.whole
+    branches, whole = layers.InternImageBlock._branches, layers.sublayers.rematerialize
 
     def spy(block, *arguments):
         runs.append(block.name)
         return branches(block, *arguments)
+
+    def spy_whole(block, *arguments):
+        wholes.append(block.name)
+        return whole(block, *arguments)
 
     def train(mode, **options):
         keras.utils.set_random_seed(0)
@@ -125,7 +129,9 @@ def test_blocks_are_computed_anew_in_a_remat_scope(policy, tolerance, mode, name
 
     monkeypatch.setattr(layers.InternImageBlock, "_branches", spy)
     monkeypatch.setattr(
-        layers.parts, "whole", lambda block, *rest: wholes.append(block.name) or whole(block, *rest)
+        layers.sublayers,
+        "rematerialize",
+        lambda block, *rest: wholes.append(block.name) or whole(block, *rest),
     )
     expected, before = train(None)
     losses, after = train(mode, layer_names=names)

@@ -251,12 +251,12 @@ def _torch_threads(threads):
 def test_images_in_pieces(batch, monkeypatch):
     """What is split up to stay in the cache is put together again."""
     if keras.backend.backend() == "torch":
-        from keras_internimage.ops import portable_torch
+        from keras_internimage.ops.portable import torch as portable_torch
 
         monkeypatch.setattr(portable_torch, "_SAMPLES", {"cpu": 200})
         monkeypatch.setattr(portable_torch, "_FLOATS", {"cpu": 1000})
     elif keras.backend.backend() == "jax":
-        from keras_internimage.ops import portable_jax
+        from keras_internimage.ops.portable import jax as portable_jax
 
         monkeypatch.setattr(portable_jax, "_FLOATS", 5000)
     *tensors, upstream = arrays(size=(19, 8), batch=batch)

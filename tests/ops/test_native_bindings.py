@@ -232,7 +232,7 @@ def test_keras_does_not_choose_xla_for_the_kernels(monkeypatch):
 def test_tensorflow_operation_checks_what_it_is_given():
     import tensorflow as tf
 
-    from keras_internimage.ops import native_tensorflow
+    from keras_internimage.ops.native import tensorflow as native_tensorflow
 
     inputs, offset_mask, _ = arrays()
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"multiple of `groups`.*groups=3"):

@@ -18,7 +18,8 @@ if keras.backend.backend() != "jax":
 
 import jax
 
-from keras_internimage.ops import native_jax, pallas
+from keras_internimage.ops import pallas
+from keras_internimage.ops.native import jax as native_jax
 
 if pallas.triton is None:
     pytest.skip("this JAX has no Pallas for Triton", allow_module_level=True)

@@ -1,0 +1,1 @@
+"""`internimage-train`: fine-tuning on a folder of images."""

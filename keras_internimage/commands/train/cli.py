@@ -1,0 +1,270 @@
+"""`internimage-train DATA_DIR`: fine-tunes an InternImage on a folder of images by class.
+
+Exits with 0; with 2 and one message on standard error for what cannot be done; with 130 where
+Ctrl-C stopped it (143 for SIGTERM), after which the command it prints goes on.
+"""
+
+import argparse
+import importlib.util
+import pathlib
+import shlex
+import sys
+
+from keras_internimage import backends
+
+PROGRAM = "internimage-train"
+_EPILOG = """\
+DATA_DIR has one folder of images for each class, or train/ and val/ with these inside. Every image
+is read once before the training starts. In the output folder: model.keras, labels.json, report.html
+with its pictures, history.csv, images.csv (which image was used for what), logs/ for TensorBoard,
+last.keras and best.keras to go on from.
+"""
+
+
+def parser():
+    """The command's options. All are None where not given."""
+    from keras_internimage.commands.train import settings
+    from keras_internimage.variants import VARIANTS
+
+    made = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Fine-tunes an InternImage on a folder of images by class.",
+        epilog=_EPILOG,
+    )
+    made.add_argument("data", metavar="DATA_DIR", help="folder of images by class")
+    made.add_argument("--output", metavar="DIR", help="default: DATA_DIR's name and -internimage")
+    made.add_argument("--resume", action="store_true", help="go on with what --output holds")
+    made.add_argument("--backend", choices=backends.BACKENDS, help="default: Keras' own choice")
+
+    group = made.add_argument_group("network")
+    group.add_argument("--variant", choices=list(VARIANTS), help="default: T, the smallest")
+    group.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="imagenet (the default), imagenet22k, the name of a published checkpoint, a path, "
+        "or none",
+    )
+    group.add_argument("--resolution", type=int, metavar="PIXELS", help="default: the variant's")
+    group.add_argument("--channels", type=int, metavar="C", help="of a network of any other size")
+    group.add_argument("--depths", type=int, nargs=4, metavar="N", help="its blocks by stage")
+    group.add_argument("--groups", type=int, nargs=4, metavar="N", help="its DCNv3 groups by stage")
+
+    group = made.add_argument_group("training")
+    group.add_argument("--recipe", choices=settings.recipe_names(), help="default: finetune")
+    group.add_argument("--epochs", type=int, metavar="N", help="default: the recipe's")
+    group.add_argument("--batch-size", type=int, metavar="N", help="default: by the device")
+    group.add_argument("--accumulation", type=int, metavar="N", help="batches in a step (1)")
+    group.add_argument("--precision", choices=settings.PRECISIONS, help="default: by the device")
+    group.add_argument(
+        "--learning-rate", type=float, metavar="RATE", help="the highest (default: the recipe's)"
+    )
+    group.add_argument("--drop-path", type=float, metavar="P", help="default: the recipe's")
+    group.add_argument(
+        "--ema", type=float, metavar="M", help="moving average of the weights; 0: none (recipe's)"
+    )
+    group.add_argument("--freeze", type=int, metavar="N", help="stages that are not trained (0)")
+    group.add_argument("--seed", type=int, metavar="N", help="of all that is random (0)")
+
+    group = made.add_argument_group("images")
+    group.add_argument(
+        "--validation-split", type=float, metavar="P", help="share of the images (0.2)"
+    )
+    group.add_argument("--skip-bad", action="store_true", help="leave out unreadable images")
+    group.add_argument("--threads", type=int, metavar="N", help="that read images (one a core)")
+    return made
+
+
+def main(argv=None):
+    """Runs the command; returns the exit code."""
+    options = parser().parse_args(argv)
+    from keras_internimage.commands.train.callbacks import Diverged, Stopped
+
+    folder = pathlib.Path(options.output) if options.output else _default_output(options.data)
+    try:
+        _check_ranges(options)
+        return _main(options, argv, folder)
+    except (ValueError, OSError, ImportError, Diverged) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Stopped) as error:
+        number = getattr(error, "signal", 2)
+        print(f"{PROGRAM}: stopped.{_how_to_resume(options, folder)}", file=sys.stderr)
+        return 128 + number
+
+
+def _main(options, argv, folder):
+    from keras_internimage.commands.train import output
+
+    state = output.state(folder)
+    if options.resume and state is output.State.NEW:
+        raise output.OutputError(
+            f"--resume needs the output of an unfinished training. Received: --output {folder}, "
+            "which holds none"
+        )
+    if state is output.State.FINISHED:
+        raise output.OutputError(
+            "--output must be a new folder. "
+            f"Received: --output {folder}, which holds a finished training"
+        )
+    if state is output.State.UNFINISHED and not options.resume:
+        raise output.OutputError(
+            "--output must be a new folder, or --resume goes on with the training in it. "
+            f"Received: --output {folder}, which holds an unfinished training"
+        )
+    if options.resume:
+        kept = output.read_settings(folder)
+        backends.use(options.backend or kept["settings"]["backend"], argv)
+    else:
+        backends.use(options.backend, argv)
+    for module in ("tensorboardX", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(
+                f"The package {module} must be installed: pip install 'keras-internimage[train]'"
+            )
+    if options.resume:
+        return _resume(options, folder, kept)
+    return _new(options, folder)
+
+
+def _new(options, folder):
+    import keras
+
+    from keras_internimage.commands.train import device as devices
+    from keras_internimage.commands.train import output, run, settings
+    from keras_internimage.data.folders import scan
+
+    settings.of_network(options)  # refuses before anything takes long
+    images = scan(
+        options.data,
+        options.validation_split or settings.VALIDATION_SPLIT,
+        settings.SEED if options.seed is None else options.seed,
+        options.skip_bad,
+        options.threads,
+    )
+    device = devices.find()
+    chosen, reasons = settings.choose(options, keras.config.backend(), len(images.train), device)
+    _print_table(settings.table(chosen, reasons, images, device))
+    for path, reason in images.bad:
+        print(f"left out: {path}: {reason}")
+    for note in images.notes:
+        print(f"note: {note}")
+    run.seed_everything(chosen.seed)
+    keras.config.set_dtype_policy(chosen.precision)
+    model = run.build_model(chosen, len(images.class_names), chosen.weights)
+    with output.locked(folder):
+        if output.state(folder) is not output.State.NEW:
+            raise output.OutputError(
+                f"--output must be a new folder. Received: --output {folder}, where another "
+                "training began meanwhile"
+            )
+        print(f"The output goes to {folder}\n", flush=True)
+        training = run.Run(folder, chosen, images, options.threads)
+        try:
+            training.begin(model, reasons)
+            return _train(options, training, model, 0)
+        finally:
+            training.close()
+
+
+def _resume(options, folder, kept):
+    from keras_internimage.commands.train import output, run, settings
+    from keras_internimage.data.folders import Images
+
+    chosen = settings.from_json(kept["settings"])
+    settings.check_same(options, chosen)
+    with output.locked(folder):
+        parts = output.read_images(folder, chosen.data, kept["classes"], options.skip_bad)
+        bad = tuple((pathlib.Path(path), reason) for path, reason in kept["skipped"])
+        images = Images(pathlib.Path(chosen.data), tuple(kept["classes"]), *parts, bad)
+        run.seed_everything(chosen.seed)
+        training = run.Run(folder, chosen, images, options.threads)
+        try:
+            model, done = training.resume()
+            print(f"Going on in {folder} after {done} of {chosen.epochs} epochs\n", flush=True)
+            return _train(options, training, model, done)
+        finally:
+            training.close()
+
+
+def _train(options, training, model, done):
+    from keras_internimage.commands.train import output
+    from keras_internimage.data.folders import count
+
+    if done < training.settings.epochs:
+        training.fit(model, done)
+    del model
+    best, history, report = training.finish()
+    training.write_settings(finished=True)
+    accuracy = history["val_accuracy"][best]
+    skipped = training.skipped()
+    if skipped:
+        files = count(len(skipped), "file")
+        print(f"{files} became unreadable during the training; the report lists them.")
+    print(
+        f"\n{training.folder / output.MODEL} has the weights of the best epoch, "
+        f"{best + 1} of {training.settings.epochs}: {accuracy:.1%} of the validation images right."
+        f"\n{report} shows the rest."
+        f"\nTry: internimage-predict {shlex.quote(str(training.folder))} IMAGE"
+    )
+    return 0
+
+
+def _default_output(data):
+    name = pathlib.Path(data).resolve().name
+    return pathlib.Path(f"{name}-internimage")
+
+
+def _how_to_resume(options, folder):
+    from keras_internimage.commands.train import output
+
+    if not (folder / output.SETTINGS).is_file():
+        return " Nothing was written."
+    command = [PROGRAM, options.data, "--output", str(folder), "--resume"]
+    return f" The last whole epoch is kept. Go on with:\n  {shlex.join(command)}"
+
+
+def _print_table(rows):
+    from keras_internimage.__main__ import columns
+
+    print("\n".join(columns(rows)))
+
+
+def _check_ranges(options):
+    from keras_internimage.variants import STAGES
+
+    if options.freeze is not None and options.freeze > STAGES:
+        raise ValueError(
+            f"--freeze must be at most {STAGES}, the number of stages. "
+            f"Received: --freeze {options.freeze}"
+        )
+    at_least = {
+        "resolution": 1,
+        "channels": 1,
+        "epochs": 1,
+        "batch_size": 1,
+        "accumulation": 1,
+        "freeze": 0,
+        "seed": 0,
+        "threads": 1,
+    }
+    for name, least in at_least.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be at least {least}. Received: --{option} {value}")
+    for name, low_ok, high in (
+        ("learning_rate", False, float("inf")),
+        ("drop_path", True, 1),
+        ("ema", True, 1),
+        ("validation_split", False, 1),
+    ):
+        value = getattr(options, name)
+        if value is not None and not (0 <= value < high and (low_ok or value > 0)):
+            option = name.replace("_", "-")
+            least = "at least" if low_ok else "more than"
+            most = f" and less than {high}" if high == 1 else ""
+            raise ValueError(f"--{option} must be {least} 0{most}. Received: --{option} {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

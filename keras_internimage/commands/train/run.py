@@ -1,0 +1,250 @@
+"""The training itself: from settings and images to a model and its report."""
+
+import contextlib
+import dataclasses
+import random
+import sys
+
+import keras
+import numpy as np
+
+import keras_internimage
+from keras_internimage import training
+from keras_internimage.checkpoints.errors import DownloadError
+from keras_internimage.commands.train import callbacks, output
+from keras_internimage.commands.train.settings import CUSTOM
+from keras_internimage.data import labels
+from keras_internimage.data.loader import EpochSetter, ImageFiles
+from keras_internimage.variants import VARIANTS
+
+
+def build_model(settings, classes, weights):
+    """The classifier of a training: random, or with `weights`.
+
+    Raises:
+        ValueError: the weights cannot be had or do not fit; it says which options help.
+    """
+    arguments = {
+        "input_shape": (settings.resolution, settings.resolution, 3),
+        "classes": classes,
+        "drop_path_rate": settings.drop_path,
+        "weights": None if weights == "none" else weights,
+        "name": "internimage",
+    }
+    try:
+        if settings.variant == CUSTOM:
+            return keras_internimage.InternImage(**settings.network(), **arguments)
+        function = getattr(keras_internimage, f"InternImage{settings.variant}")
+        return function(**arguments)
+    except DownloadError as error:
+        raise ValueError(
+            f"{error}\n--weights PATH takes a file that is here, --weights none trains from "
+            "scratch."
+        ) from error
+
+
+def seed_everything(seed):
+    """Seeds Python, NumPy and Keras' backend.
+
+    As `keras.utils.set_random_seed`, which would import TensorFlow on every backend.
+    """
+    if keras.config.backend() == "tensorflow":
+        keras.utils.set_random_seed(seed)
+        return
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if keras.config.backend() == "torch":
+        import torch
+
+        torch.manual_seed(seed)
+
+
+class Run:
+    """One training in one output folder.
+
+    Args:
+        folder: the output folder, locked.
+        settings: `Settings`.
+        images: `Images` (of a resumed training without notes).
+        threads: threads that decode images, None for one per processor.
+    """
+
+    def __init__(self, folder, settings, images, threads=None):
+        self.folder, self.settings, self.images = folder, settings, images
+        self.row = settings.recipe_row()
+        keras.config.set_dtype_policy(settings.precision)
+        self.classes = len(images.class_names)
+        common = {"size": settings.resolution, "seed": settings.seed, "threads": threads}
+        self.train = ImageFiles.for_training(
+            images.train,
+            self.classes,
+            batch_size=settings.batch_size,
+            recipe=self.row,
+            multiple=settings.accumulation,
+            **common,
+        )
+        self.validation = ImageFiles(
+            images.validation,
+            self.classes,
+            batch_size=min(settings.batch_size, len(images.validation)),
+            training=False,
+            **common,
+        )
+        self.updates = len(self.train) // settings.accumulation  # in an epoch
+
+    def begin(self, model, reasons):
+        """Writes what a resumed training needs, from the first epoch on."""
+        output.write_images(self.folder, self.images)
+        self._labels().write(self.folder)
+        self.compile(model)
+        callbacks.save(model, self.folder / output.LAST)
+        self.write_settings(reasons=reasons, skipped=_listed(self.images))
+        return model
+
+    def compile(self, model):
+        settings = self.settings
+        if settings.freeze:
+            training.freeze(model, settings.freeze)
+        optimizer = training.optimizer(
+            model,
+            self.row,
+            steps=self.updates * settings.epochs,
+            batch_size=settings.batch_size * settings.accumulation,
+            accumulation=settings.accumulation,
+        )
+        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+        model.compile(optimizer, training.loss(self.row), metrics=[accuracy])
+        # Built now, so that what is saved before the first step has all its variables.
+        model.optimizer.build(model.trainable_variables)
+
+    def write_settings(self, **more):
+        content = {
+            "keras_internimage": keras_internimage.__version__,
+            "classes": list(self.images.class_names),
+            **more,
+            "settings": dataclasses.asdict(self.settings),
+        }
+        labels.write_json(self.folder / output.SETTINGS, content)
+
+    def resume(self):
+        """The model as the last whole epoch left it, and how many epochs are done."""
+        output.clean(self.folder)
+        # Not load_model: what is frozen would be trainable again, and not fit the optimizer.
+        model = build_model(self.settings, self.classes, "none")
+        self.compile(model)
+        model.load_weights(self.folder / output.LAST)  # and the optimizer's state
+        done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // self.updates
+        return model, done
+
+    def fit(self, model, done):
+        """Trains to the end; raises `callbacks.Stopped` where it is stopped."""
+        history = output.read_history(self.folder, done)
+        inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        average = keras.callbacks.SwapEMAWeights() if inner.use_ema else None
+        if average is not None:
+            average.set_model(model)
+        self.train.epoch = done
+        board = callbacks.TensorBoard(self.folder / output.LOGS)
+        with callbacks.StopOnSignal() as stop, contextlib.closing(board):
+            model.fit(
+                self.train,
+                validation_data=self.validation,
+                initial_epoch=done,
+                epochs=self.settings.epochs,
+                shuffle=False,  # Keras would shuffle the batches, with a state of its own
+                verbose=1 if sys.stdout.isatty() else 2,
+                callbacks=[
+                    EpochSetter(self.train, self.settings.seed),
+                    *([average] if average is not None else []),
+                    callbacks.Watch(),
+                    keras.callbacks.CSVLogger(self.folder / output.HISTORY, append=True),
+                    board,
+                    callbacks.Checkpoints(self.folder, history, average),
+                    callbacks.Skipped(self.train, self.validation),
+                    stop,  # the last: a signal finds the epoch's files whole
+                ],
+            )
+
+    def finish(self):
+        """Writes the model and the report of a training that is through."""
+        from keras_internimage.report import Results
+        from keras_internimage.report import write as write_report
+
+        history = output.read_history(self.folder, self.settings.epochs)
+        best = callbacks.best_epoch(history)
+        # In float32, which every device can do: the weights are kept in it anyway.
+        keras.config.set_dtype_policy("float32")
+        trained = keras.saving.load_model(self.folder / output.BEST, compile=False)
+        model = build_model(self.settings, self.classes, "none")
+        model.set_weights(trained.get_weights())
+        del trained
+        callbacks.save(model, self.folder / output.MODEL)
+        positions, scores = self.scores(model)
+        files = [self.images.validation[position] for position in positions]
+        settings = self.settings
+        report = write_report(
+            self.folder,
+            Results(
+                class_names=list(self.images.class_names),
+                history=history,
+                labels=np.array([label for _, label in files]),
+                scores=scores,
+                files=[path for path, _ in files],
+                settings=_shown(settings, best),
+                skipped=_listed(self.images) + self.skipped(),
+                title=f"InternImage on {self.images.folder.name}",
+                read=_upright,
+            ),
+        )
+        return best, history, report
+
+    def scores(self, model):
+        """Positions of the validation images that can be read, and their probabilities."""
+        from keras_internimage.commands.predict import probabilities
+        from keras_internimage.commands.progress import Progress
+
+        found = {}
+        with Progress("Validating the model", len(self.validation)) as progress:
+            for index in range(len(self.validation)):
+                images, _, positions = self.validation.batch(index)
+                found.update(zip(positions, probabilities(model, images), strict=True))
+                progress.advance()
+        return list(found), np.stack(list(found.values()))
+
+    def skipped(self):
+        """`(path, reason)` of the files that became unreadable."""
+        return list((self.train.skipped | self.validation.skipped).items())
+
+    def close(self):
+        self.train.close()
+        self.validation.close()
+
+    def _labels(self):
+        settings = self.settings
+        return labels.Labels(self.images.class_names, settings.resolution, settings.variant)
+
+
+def _upright(path):
+    from keras_internimage.preprocessing import read_image
+
+    return read_image(path, exif_orientation=True)
+
+
+def _listed(images):
+    return [(str(path), reason) for path, reason in images.bad]
+
+
+def _shown(settings, best):
+    """The report's table."""
+    rows = {key.replace("_", " "): _text(value) for key, value in vars(settings).items()}
+    if settings.variant in VARIANTS:
+        for key in ("channels", "depths", "groups"):
+            del rows[key]
+    rows["best epoch"] = f"{best + 1}, whose weights are in {output.MODEL}"
+    return rows
+
+
+def _text(value):
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,233 @@
+"""`export`: one function for all formats."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+from keras_internimage.exports import formats, model_transforms, subprocess_writer
+from keras_internimage.exports import verify as verification
+
+LITERT_MEGABYTES = 2**31 / 1e6  # the file's addresses have 31 bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a writer needs to know besides the model and the path."""
+
+    format: str
+    precision: str = "float32"
+    batch_size: int | None = None
+    native: bool = False
+    calibration: np.ndarray | None = None
+    labels: tuple | None = None
+    deform_conv: bool = True
+
+
+def export(
+    model,
+    path,
+    format=None,
+    precision="float32",
+    input_shape=None,
+    batch_size=None,
+    verify=True,
+    native=False,
+    calibration=None,
+    include_preprocessing=False,
+    labels=None,
+    deform_conv=True,
+    verbose=True,
+):
+    """Writes a model as a file for another program, runs it there, and compares.
+
+    | `format` | `path` | unknown sizes | `precision` |
+    | --- | --- | --- | --- |
+    | `"saved_model"` | a folder | batch, image | `float32`, `bfloat16` |
+    | `"litert"` | `*.tflite` | batch, or none | `float32`, `float16`, `int8` |
+    | `"onnx"` | `*.onnx` | batch, image | `float32` |
+    | `"openvino"` | `*.xml` (and `*.bin`) | batch, image | `float32`, `float16` |
+    | `"torch"` | `*.pt2` | batch, image | `float32`, `bfloat16` |
+
+    The file holds no operation of this package, whichever computes DCNv3 in the model: in ONNX
+    and OpenVINO it is one `DeformConv`, elsewhere gathers and products. A model of one backend goes
+    to any format; where another backend has to write it, that runs in a process of its own.
+
+    Args:
+        model: a Keras model with one input, images `(N, H, W, 3)`, and any outputs. Layers that
+            are not Keras' or this package's need `keras.saving.register_keras_serializable`
+            where another backend writes.
+        path: the file, or folder of a SavedModel, replaced if it exists.
+        format: None for what the suffix of `path` tells.
+        precision: of the weights; see the table. `int8` without `calibration` quantises weights
+            only, and activations while it runs. `bfloat16` computes in it as well, but for
+            sampling positions.
+        input_shape: `(height, width, 3)` of the images; None for a size that is to be unknown.
+            The model's own if None.
+        batch_size: None for an unknown one.
+        verify: run the file and compare its outputs with the model's, on noise and photographs,
+            in several sizes where it takes them; with `calibration`, on its images.
+        native: leave the native operator in a SavedModel or a `.pt2`. The program that loads it
+            has to load the operator's library first, which is in the SavedModel's `assets.extra`,
+            or in a folder `*.pt2.libraries` beside the program.
+        calibration: for `int8`, some hundred images `(M, H, W, 3)` as the file takes them: uint8
+            with `include_preprocessing`, otherwise as the model does. Products and convolutions
+            are then int8 between scales known beforehand; sampling positions stay float32.
+        include_preprocessing: the file takes uint8 RGB images and normalises them itself.
+        labels: names of the classes, kept in the file: ONNX's metadata, OpenVINO's model info,
+            `labels.txt` in a SavedModel's `assets.extra`, in the archive after a LiteRT model
+            and among a PyTorch program's extra files.
+        deform_conv: for ONNX and OpenVINO, whether DCNv3 may be a `DeformConv` (opset 19).
+        verbose: print what is done.
+
+    Returns:
+        `path`, as a `pathlib.Path`.
+
+    Raises:
+        ValueError: an argument is not as said above.
+        ImportError: something is not installed; the message names it.
+        RuntimeError: the file's outputs differ from the model's by more than the format's
+            tolerance. Then nothing is written.
+    """
+    path = pathlib.Path(path)
+    target = find_target(path, format, precision, native, calibration is not None, verify)
+    _check(model, input_shape, batch_size)
+    say = print if verbose else lambda *_: None
+    if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
+        model = model_transforms.with_input_shape(model, input_shape)
+    if include_preprocessing:
+        model = model_transforms.with_preprocessing(model)
+    _check_sizes(model, target, precision, batch_size, calibration, labels)
+    options = Options(
+        target.name,
+        precision,
+        batch_size,
+        native,
+        None if calibration is None else np.asarray(calibration),
+        None if labels is None else tuple(map(str, labels)),
+        deform_conv,
+    )
+    written = model_transforms.with_dtype(model, precision) if precision == "bfloat16" else model
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = pathlib.Path(folder) / path.name
+        start = time.perf_counter()
+        say(f"Writing {path} ({target.title}, {precision}) ...")
+        if keras.backend.backend() == target.backend:
+            formats.writer(target).write(written, temporary, options)
+        else:
+            say(f"  by Keras' {target.backend} backend, in a process of its own")
+            subprocess_writer.write(written, temporary, options, target.backend)
+        say(f"  {size_of(temporary) / 1e6:.1f} MB after {time.perf_counter() - start:.0f} s")
+        if verify:
+            say("Running it ...")
+            verification.check(model, temporary, target, options, say)
+        _replace(temporary, path)
+    return path
+
+
+def find_target(path, format, precision, native, calibrated, verify):
+    """The `formats.Format` to be written, after checks of all that can be said without a model.
+
+    Raises:
+        ValueError, ImportError: as `export`.
+    """
+    target = formats.of(path, format)
+    formats.check_precision(target, precision)
+    if native and target.name not in ("saved_model", "torch"):
+        raise ValueError(
+            "`native=True` needs the format saved_model or torch: no other can hold an operation "
+            f"that is not its own. Received: format={target.name!r}"
+        )
+    if calibrated and precision != "int8":
+        raise ValueError(f"`calibration` needs precision='int8'. Received: precision={precision!r}")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            f"`path` must lie in a folder that exists and can be written to. Received: path={path}"
+        )
+    lacking = formats.missing(target, verify, calibrated)
+    if lacking:
+        raise ImportError(
+            f"{target.title} needs packages that are not installed: pip install "
+            + " ".join(f'"{package}"' for package in lacking)
+        )
+    return target
+
+
+def _check(model, input_shape, batch_size):
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            "`model` must be a built Keras model: call it once, or give it an `Input`. "
+            f"Received: model={model!r}"
+        )
+    if len(model.inputs or ()) != 1 or len(model.input_shape) != 4:
+        raise ValueError(
+            "`model` must have one input, images of the shape (batch, height, width, channels). "
+            f"Received: inputs={model.inputs}"
+        )
+    if input_shape is not None and (len(input_shape) != 3 or input_shape[2] is None):
+        raise ValueError(
+            "`input_shape` must be (height, width, channels), None for an unknown height or width. "
+            f"Received: input_shape={input_shape}"
+        )
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(
+            f"`batch_size` must be None or at least 1. Received: batch_size={batch_size!r}"
+        )
+
+
+def _check_sizes(model, target, precision, batch_size, calibration, labels):
+    """Checks what depends on the images the file will take, and on the model's size."""
+    shape = tuple(model.input_shape[1:])
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    if target.name == "litert":
+        if None in shape:
+            raise ValueError(
+                "`input_shape` must give height and width for LiteRT, whose files have fixed "
+                f"image sizes. Received: model.input_shape={model.input_shape}"
+            )
+        megabytes = model.count_params() * {"float32": 4, "float16": 2, "int8": 1}[precision] / 1e6
+        if megabytes > LITERT_MEGABYTES:
+            raise ValueError(
+                f"A LiteRT file must be smaller than {LITERT_MEGABYTES} MB; a smaller `precision` "
+                f"or ONNX may do. Received: precision={precision!r}, {megabytes:.0f} MB of weights"
+            )
+    if calibration is not None:
+        found = np.asarray(calibration)
+        if found.shape[1:] != shape or len(found) < (batch_size or 1) or found.dtype != dtype:
+            raise ValueError(
+                f"`calibration` must be {dtype} images of the shape {('M', *shape)}, at least as "
+                f"many as `batch_size`. Received: shape={found.shape}, dtype={found.dtype}"
+            )
+    scores = [output.shape[-1] for output in keras.tree.flatten(model.outputs)]
+    if labels is not None and len(labels) not in scores:
+        raise ValueError(
+            f"`labels` must be as many as the model's scores, {scores[0]}. "
+            f"Received: {len(labels)} labels"
+        )
+
+
+def size_of(path):
+    """Bytes of a file or folder, with what belongs to it: large weights, libraries."""
+    path = pathlib.Path(path)
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    beside.append(path.with_name(f"{path.name}.data"))
+    found = [path, *path.rglob("*"), *beside, *formats.libraries(path).rglob("*")]
+    return sum(file.stat().st_size for file in set(found) if file.is_file())
+
+
+def _replace(temporary, path):
+    """Puts what was written in its place, all of it."""
+    for source in temporary.parent.iterdir():
+        goal = path.parent / source.name
+        if goal.is_dir():
+            old = temporary.parent / f"{source.name}.old"
+            os.replace(goal, old)
+            os.replace(source, goal)
+            shutil.rmtree(old)
+        else:
+            os.replace(source, goal)

@@ -1,0 +1,63 @@
+"""The native DCNv3 in TensorFlow: custom operations, and their gradient's registration."""
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import config
+
+from keras_internimage.ops.portable.tensorflow import device_type, in_xla
+
+_ATTRIBUTES = (
+    "kernel_size", "strides", "padding", "dilation_rate", "groups", "offset_scale",
+    "remove_center", "softmax",
+)  # fmt: skip
+_loaded = {}
+
+
+def load(path):
+    """Loads the operations and registers the gradient, once."""
+    try:
+        operations = tf.load_op_library(str(path))
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
+    _loaded["operations"] = operations
+    _loaded["devices"] = ("cpu", "cuda") if "-cuda" in path.name else ("cpu",)
+    tf.RegisterGradient("KerasInternimageDcnv3")(_gradient)
+
+
+def why_not(request):
+    """None, or why the kernels cannot run the request."""
+    device = device_type() if request is None else request.device
+    if device not in _loaded["devices"]:
+        return f"the library was built without kernels for {device!r} devices"
+    if request is not None and in_xla():
+        return "XLA compiles the call, and knows no kernel of a custom operation"
+    if device == "cuda" and request is not None and request.dtype == "float64":
+        return "the CUDA kernels compute float32, float16 and bfloat16"
+    return None
+
+
+def call(inputs, offset_mask, geometry, softmax):
+    """The operator for tensors of one dtype."""
+    high = float(np.float32(geometry.offset_scale))
+    return _loaded["operations"].keras_internimage_dcnv3(
+        inputs=inputs,
+        offset_mask=offset_mask,
+        kernel_size=geometry.kernel_size,
+        strides=geometry.strides,
+        padding=geometry.padding,
+        dilation_rate=geometry.dilation_rate,
+        groups=geometry.groups,
+        offset_scale=[high, geometry.offset_scale - high],
+        remove_center=geometry.remove_center,
+        softmax=softmax,
+    )
+
+
+def _gradient(op, grad_output):
+    return _loaded["operations"].keras_internimage_dcnv3_backward(
+        grad_output=grad_output,
+        inputs=op.inputs[0],
+        offset_mask=op.inputs[1],
+        deterministic=config.is_op_determinism_enabled(),
+        **{name: op.get_attr(name) for name in _ATTRIBUTES},
+    )

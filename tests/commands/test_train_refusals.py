@@ -1,0 +1,111 @@
+"""What `internimage-train` refuses, before it trains and before it writes anything."""
+
+import os
+
+import keras
+import photographs
+import pytest
+from commands.command import QUICK, main
+
+from keras_internimage.commands.train import output, run
+
+pytestmark = pytest.mark.any_backend
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--epochs 0", "--epochs must be at least 1. Received: --epochs 0"),
+        ("--seed -1", "--seed must be at least 0. Received: --seed -1"),
+        ("--drop-path 1", "--drop-path must be at least 0 and less than 1. Received: "),
+        ("--learning-rate 0", "--learning-rate must be more than 0. Received: "),
+        ("--learning-rate nan", "--learning-rate must be more than 0. Received: "),
+        ("--validation-split 1", "--validation-split must be more than 0 and less than 1"),
+        ("--channels 16", "or by all of --channels, --depths and --groups. Received: "),
+        ("--variant T --channels 16 --depths 1 1 1 1 --groups 1 1 1 1", "told either by"),
+        ("--channels 16 --depths 1 1 1 1 --groups 3 2 4 8", "a number of groups that divides"),
+        ("--freeze 5", "--freeze must be at most 4"),
+        ("--variant L --recipe in1k-224", "`variant` must be one of T, S, B for the recipe"),
+        ("--weights no/such/file.pth", "no/such/file.pth"),
+        ("--resume", "--resume needs the output of an unfinished training"),
+    ],
+)
+def test_options(data, tmp_path, capsys, arguments, message):
+    folder = tmp_path / "out"
+    assert main(data, *arguments.split(), "--output", folder) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("internimage-train: error: ") and message in errors
+    assert "Traceback" not in errors and not folder.exists()
+
+
+def test_weights_that_cannot_be_downloaded(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("KERAS_INTERNIMAGE_WEIGHTS_URL", (tmp_path / "hub").as_uri())
+    assert main(data, "--output", tmp_path / "out", "--resolution", 32) == 2
+    errors = capsys.readouterr().err
+    assert "internimage_t_1k_224 could not be downloaded" in errors
+    assert "--weights PATH takes a file that is here, --weights none trains from" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_folder(tmp_path, capsys):
+    data = photographs.folder(tmp_path / "data", images=2)
+    (data / "empty").mkdir()
+    assert main(data, "--output", tmp_path / "out") == 2
+    assert "empty/: has no image" in capsys.readouterr().err
+    assert main(tmp_path / "no", "--output", tmp_path / "out") == 2
+    assert "There must be a folder of images. Received: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_output_folders(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main(data, "--output", tmp_path / "file") == 2
+    assert "--output must be a folder" in capsys.readouterr().err
+    assert main(data, "--output", tmp_path) == 2
+    assert "which holds other files" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_output_folder_in_use(data, tmp_path, capsys):
+    with output.locked(tmp_path / "out"):
+        assert main(data, *QUICK, "--output", tmp_path / "out") == 2
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_resume(tmp_path, capsys, monkeypatch):
+    """An unfinished training is not begun anew, and not gone on with in another way."""
+    data, folder = photographs.folder(tmp_path / "data", images=4), tmp_path / "out"
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.Run, "fit", interrupt)
+    assert main(data, *QUICK, "--output", folder) == 130
+    assert "Go on with:\n  internimage-train" in capsys.readouterr().err
+    assert main(data, *QUICK, "--output", folder) == 2
+    assert "--resume goes on with the training in it" in capsys.readouterr().err
+    changed = "--epochs 9 --seed 0 --depths 1 1 1 2 --batch-size 8".split()
+    assert main(tmp_path, *changed, "--output", folder, "--resume") == 2
+    errors = capsys.readouterr().err
+    assert f"Received: DATA_DIR {tmp_path} (began with {data})" in errors
+    assert "--epochs 9 (began with 1)" in errors
+    assert "--depths 1 1 1 2 (began with 1 1 1 1)" in errors
+    assert "seed" not in errors and "batch" not in errors
+    (data / "china" / "000.jpg").unlink()
+    (data / "flower" / "001.jpg").write_bytes(b"x")
+    assert main(data, "--output", folder, "--resume") == 2
+    errors = capsys.readouterr().err
+    assert "china/000.jpg: is not there any more" in errors
+    assert "flower/001.jpg: has another size" in errors
+    assert main(data, "--output", folder, "--resume", "--skip-bad") == 130  # fit, that is
+    (folder / "run.json").write_text("{")
+    assert main(data, "--output", folder, "--resume") == 2
+    assert "run.json must be readable" in capsys.readouterr().err
+
+
+def test_the_backend_of_a_running_program(data, tmp_path, capsys):
+    other = "jax" if keras.config.backend() != "jax" else "torch"
+    assert main(data, "--output", tmp_path / "out", "--backend", other) == 2
+    assert "--backend must be the one that Keras runs on" in capsys.readouterr().err
