@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_internimage.data.folders import explain
 from keras_internimage.preprocessing import load_image, preprocess_input, read_image
-from keras_internimage.training.augmenting import augmentation, crop_box
+from keras_internimage.training.augmentations import augmentation, crop_box
 
 # Streams of random numbers of an epoch; each has its own, whatever the others use.
 _ORDER, _CROP, _AUGMENT = range(3)

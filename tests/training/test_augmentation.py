@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from keras_internimage import training
-from keras_internimage.training import augmenting, rand_augment
+from keras_internimage.training import augmentations, rand_augment
 
 NAMES = [("finetune", "T"), ("in1k-224", "T"), ("22kto1k-384", "L")]
 PLAIN = {"crop_scale": None, "flip": 0.0, "color_jitter": 0.0}
@@ -128,13 +128,14 @@ def test_crops_are_parts_of_the_image():
     random = np.random.default_rng(0)
     areas = []
     for _ in range(300):
-        left, top, right, bottom = augmenting.crop_box(40, 60, (0.2, 0.6), (3 / 4, 4 / 3), random)
+        box = augmentations.crop_box(40, 60, (0.2, 0.6), (3 / 4, 4 / 3), random)
+        left, top, right, bottom = box
         assert 0 <= left < right <= 60 and 0 <= top < bottom <= 40
         assert 0.7 < (right - left) / (bottom - top) < 1.43
         areas.append((right - left) * (bottom - top) / 2400)
     assert 0.17 < min(areas) < 0.25 and 0.55 < max(areas) < 0.65
     # Nothing fits: the middle.
-    assert augmenting.crop_box(10, 100, (1, 1), (1, 1), random) == (45, 0, 55, 10)
+    assert augmentations.crop_box(10, 100, (1, 1), (1, 1), random) == (45, 0, 55, 10)
 
 
 def test_jitter_goes_both_ways_and_keeps_its_bounds(photographs):
@@ -157,7 +158,7 @@ def test_jitter_goes_both_ways_and_keeps_its_bounds(photographs):
 def test_saturation_stays_in_range():
     """Keras' layer leaves it with the images' `value_range`: its own is that of the saturation."""
     images = np.zeros((2, 4, 4, 3), "float32") + np.float32([200, 20, 60])
-    layer = rand_augment.saturation((3.0, 3.0), augmenting._ARGUMENTS)
+    layer = rand_augment.saturation((3.0, 3.0), augmentations._ARGUMENTS)
     changed = keras.ops.convert_to_numpy(layer(images, training=True))
     np.testing.assert_allclose(changed[0, 0, 0], [200, 0, 200 * 40 / 180], atol=1)
 
@@ -232,12 +233,12 @@ def test_each_of_rand_augments_changes(photographs):
     """Alone, at the official strength: it changes the image, and keeps range and shape."""
     image = photographs[0][:1].astype("float32")
     random = np.random.default_rng(0)
-    operations = rand_augment.Operations(training.RandAugment(), augmenting._ARGUMENTS)
+    operations = rand_augment.Operations(training.RandAugment(), augmentations._ARGUMENTS)
     assert len(operations.choices) == 14
     for choice in operations.choices:
         for layer in choice:
             data = keras.ops.convert_to_tensor(image)
-            made = augmenting._draw(layer, data, random)
+            made = augmentations._draw(layer, data, random)
             changed = keras.ops.convert_to_numpy(layer.transform_images(data, made))
             assert changed.shape == image.shape, layer.name
             assert changed.min() >= -0.01 and changed.max() <= 255.01, layer.name
