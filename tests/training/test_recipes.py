@@ -206,6 +206,20 @@ def test_steps_and_polynomial_are_those_of_the_dense_recipes():
     assert schedules.schedule(training.recipe("upernet-512", "T"), 1000).warmup_steps == 100
 
 
+@pytest.mark.parametrize("minimum", [0.0, 3e-6])
+@pytest.mark.parametrize("kind", ["cosine", "poly"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 49, 77, 1000, 12_345, 1_000_003])
+def test_the_end_is_exactly_the_lowest_rate(kind, steps, minimum):
+    """Without a rounding error such as 3.8e-18 instead of 0, on the way down all the same."""
+    arguments = {"kind": kind, "minimum_learning_rate": minimum, "warmup_steps": steps // 3}
+    schedule = training.WarmupSchedule(2e-3, steps, **arguments)
+    before, *end = rates(schedule, (steps - 1, steps, steps + 1, 2 * steps))
+    assert end == [np.float32(minimum)] * 3
+    assert minimum < before <= np.float32(2e-3)
+    shared = training.WarmupSchedule(2e-3, steps, accumulation=4, **arguments)
+    assert rates(shared, (4 * steps - 1, 4 * steps)).tolist() == [before, np.float32(minimum)]
+
+
 def test_a_schedule_counts_updates_and_comes_back_from_its_config():
     schedule = schedules.schedule(training.recipe("finetune", "T"), 50, accumulation=4)
     every = rates(schedule, range(200))
