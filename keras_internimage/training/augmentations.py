@@ -1,29 +1,27 @@
-"""Random changes of training images and their labels, made of Keras' preprocessing layers."""
+"""Random changes of training images and their labels, by Pillow and NumPy."""
 
-import threading
-
-import keras
 import numpy as np
 
 from keras_internimage.preprocessing import MEAN, STD
-from keras_internimage.training.rand_augment import Operations, saturation
-from keras_internimage.training.recipes import check_resolved
+from keras_internimage.training.mixing import cutmix, mixup
+from keras_internimage.training.recipes import Recipe, check_resolved
 
-# Explicit: the global data format and data type policy must not reach the layers. "seed" only makes
-# their random state; each call sets it.
-_ARGUMENTS = {"data_format": "channels_last", "dtype": "float32", "seed": 0}
-_VALUES = {"value_range": (0, 255)}
+# Random erasing: least and greatest share of the image's area, and height over width.
+ERASED_SHARE = (0.02, 1 / 3)
+ERASED_RATIO = (0.3, 1 / 0.3)
+
+Seed = int | tuple[int, ...]
 
 
 class Augmentation:
     """Random changes of a batch: `images, labels = augment(images, labels, seed=(epoch, step))`.
 
-    In this order: a random crop resized to the images' size, mirroring, RandAugment or else random
-    brightness, contrast and saturation, erasing, and MixUp or CutMix of the batch. See
-    `Recipe` for what each is told. Crops are Pillow's bicubic ones (Keras has no such layer),
-    mirrors are NumPy's; the rest are Keras' layers, on the CPU of the backend.
+    In this order, for each image by itself: a random crop resized to the image's size, mirroring,
+    RandAugment or else random brightness, contrast and saturation, erasing. Then MixUp or CutMix of
+    the batch. See `Recipe` for the strength of each. Images are changed by Pillow, 8 bits a value.
 
-    It may be called from several threads; their calls wait for each other.
+    A loader that reads images in threads calls the two halves by themselves: `change_image` for
+    each image, `mix` for the batch. All three may be called from several threads at once.
 
     Args:
         recipe: a `Recipe` for one variant.
@@ -31,129 +29,114 @@ class Augmentation:
             results each time the program runs.
     """
 
-    def __init__(self, recipe, seed=None):
+    def __init__(self, recipe: Recipe, seed: int | None = None) -> None:
         check_resolved(recipe)
         self.recipe = recipe
-        self._lock = threading.Lock()
         self._random = np.random.default_rng(seed)
-        with keras.device("cpu"):
-            self._build()
 
-    def _build(self):
-        row, layers = self.recipe, keras.layers
-        self._operations = self._jitter = None
-        if row.rand_augment is not None:
-            self._operations = Operations(row.rand_augment, _ARGUMENTS)
-        elif row.color_jitter:
-            s = row.color_jitter
-            # Not RandomColorJitter: it does not pass the data type and data format on to its parts.
-            # Brightness is added: by as much as s changes the mean of a photograph (0.45 of 255).
-            self._jitter = (
-                layers.RandomBrightness(0.45 * s, **_VALUES, **_ARGUMENTS),
-                # A single number would only raise the contrast.
-                layers.RandomContrast((s, s), **_VALUES, **_ARGUMENTS),
-                saturation((1 - s, 1 + s), _ARGUMENTS),
-            )
-        self._erasing = None
-        if row.random_erasing:
-            # A single number would be the highest of a random probability.
-            p = row.random_erasing
-            self._erasing = layers.RandomErasing(
-                (p, p), scale=(0.02, 1 / 3), **_VALUES, **_ARGUMENTS
-            )
-        self._mixup = layers.MixUp(row.mixup, **_ARGUMENTS) if row.mixup else None
-        # A single number would be the highest of a random alpha.
-        self._cutmix = layers.CutMix((row.cutmix, row.cutmix), **_ARGUMENTS) if row.cutmix else None
-
-    def __call__(self, images, labels, seed=None):
+    def __call__(
+        self, images: np.ndarray, labels: np.ndarray, seed: Seed | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Changes a batch.
 
         Args:
-            images: `(N, H, W, 3)`, uint8 or floats in [0, 255]; not changed.
-            labels: `(N, classes)`, one-hot or soft.
+            images: `(N, H, W, 3)`, uint8, or floats in [0, 255], which are rounded; not changed.
+            labels: `(N, K)`, floats: one-hot or soft, several classes (0 or 1 each), or the targets
+                of a regression. They change with MixUp and CutMix only.
             seed: int or tuple of ints, at least 0: the same seed gives the same result for the same
                 batch, whatever was called before. None draws one.
 
         Returns:
             `(images, labels)`, new float32 NumPy arrays of the same shapes: images in [0, 255], not
-            yet normalised (`keras_internimage.preprocess_input`), soft labels whose rows have the
-            sums they had.
+            yet normalised (`keras_internimage.preprocess_input`), and labels. Rows of labels have
+            the sums they had where all had the same.
 
         Raises:
             ValueError: shapes are not as said, images are out of range, or a seed is negative.
         """
         images = _images(images)
-        labels = np.array(labels, "float32")
-        if labels.ndim != 2 or len(labels) != len(images):
+        labels = _labels(labels, images)
+        if seed is None:
+            entropy = self._random.integers(2**32, size=4).tolist()
+        else:
+            entropy = _entropy(seed)
+        # Not (*seed, index): trailing zeros would not change what NumPy makes of it.
+        of_batch, *of_images = np.random.SeedSequence(entropy).spawn(1 + len(images))
+        changed = np.empty(images.shape, "float32")
+        for index, sequence in enumerate(of_images):
+            changed[index] = self._change(images[index], np.random.default_rng(sequence))
+        return self._mix(changed, labels, np.random.default_rng(of_batch))
+
+    def change_image(self, image: np.ndarray, seed: Seed) -> np.ndarray:
+        """All changes of one image by itself: those of a call but for MixUp and CutMix.
+
+        Args:
+            image: `(H, W, 3)`, uint8; not changed.
+            seed: int or tuple of ints, at least 0, from which all randomness follows.
+
+        Returns:
+            A new uint8 array of the same shape.
+
+        Raises:
+            ValueError: the image or the seed is not as said.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
-                "`labels` must be one-hot, of shape (N, classes), for images (N, H, W, 3). "
-                f"Received: labels.shape={labels.shape}, images.shape={images.shape}"
+                "`image` must be uint8 of the shape (H, W, 3). "
+                f"Received: image.dtype={image.dtype}, image.shape={image.shape}"
             )
-        if not len(images):
-            return images, labels
-        with self._lock, keras.device("cpu"):
-            random = self._random if seed is None else np.random.default_rng(_entropy(seed))
-            return self._apply(images, labels, random)
+        return self._change(image, np.random.default_rng(_entropy(seed)))
 
-    def _apply(self, images, labels, random):
-        row = self.recipe
+    def mix(
+        self, images: np.ndarray, labels: np.ndarray, seed: Seed
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """MixUp or CutMix of a batch, if the recipe has them.
 
-        def run(layer, data, transformation=None):
-            data = keras.ops.convert_to_tensor(data)
-            if transformation is None:
-                transformation = _draw(layer, data, random)
-            return _array(layer.transform_images(data, transformation, training=True))
+        Args:
+            images: `(N, H, W, 3)`, any type.
+            labels, seed: as for a call.
 
-        if row.crop_scale is not None:
-            images = np.stack([self._crop(image, random) for image in images])
-        if row.flip:
-            mirrored = random.random(len(images)) < row.flip
-            images[mirrored] = images[mirrored, :, ::-1]
-        if self._operations is not None:
-            self._operations(images, random, run)
-        for layer in self._jitter or ():
-            images = run(layer, images)
-        if self._erasing is not None:
-            images = self._erase(images, random)
-        return self._mix(images, labels, random)
+        Returns:
+            `(images, labels)`, float32 NumPy arrays of the same shapes.
 
-    def _crop(self, image, random):
-        """A part of the image, resized to its size."""
+        Raises:
+            ValueError: shapes or the seed are not as said.
+        """
+        labels = _labels(labels, images)
+        random = np.random.default_rng(_entropy(seed))
+        return self._mix(np.asarray(images, "float32"), labels, random)
+
+    def _change(self, pixels, random):
         from PIL import Image
 
-        height, width = image.shape[:2]
-        box = crop_box(height, width, self.recipe.crop_scale, self.recipe.crop_ratio, random)
-        image = Image.fromarray(np.round(image).astype("uint8"))
-        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-        return np.asarray(image, "float32")
+        row, image = self.recipe, Image.fromarray(pixels)
+        if row.crop_scale is not None:
+            box = crop_box(*pixels.shape[:2], row.crop_scale, row.crop_ratio, random)
+            image = image.resize(image.size, Image.Resampling.BICUBIC, box=box)
+        if random.random() < row.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if row.rand_augment is not None:
+            from keras_internimage.training.rand_augment import rand_augment
 
-    def _erase(self, images, random):
-        data = keras.ops.convert_to_tensor(images)
-        transformation = _draw(self._erasing, data, random)
-        # Noise of ImageNet's mean and deviation, as in the official program. The layer's own has
-        # the mean 0 and the deviation 255, so that half of it is black.
-        noise = random.standard_normal(images.shape, "float32") * (255 * np.float32(STD))
-        noise = np.clip(noise + 255 * np.float32(MEAN), 0, 255)
-        transformation["fill_value"] = keras.ops.convert_to_tensor(noise)
-        return _array(self._erasing.transform_images(data, transformation))
+            image = rand_augment(image, row.rand_augment, random)
+        elif row.color_jitter:
+            image = _color_jitter(image, row.color_jitter, random)
+        pixels = np.array(image)
+        if random.random() < row.random_erasing:
+            _erase(pixels, random)
+        return pixels
 
     def _mix(self, images, labels, random):
-        layers = [layer for layer in (self._mixup, self._cutmix) if layer is not None]
-        if not layers or random.random() >= self.recipe.mix_probability:
+        row = self.recipe
+        if not (row.mixup or row.cutmix) or random.random() >= row.mix_probability:
             return images, labels
-        layer = layers[-1]
-        if len(layers) == 2 and random.random() >= self.recipe.switch_probability:
-            layer = layers[0]
-        _reseed(layer, random)
-        data = {
-            "images": keras.ops.convert_to_tensor(images),
-            "labels": keras.ops.convert_to_tensor(labels),
-        }
-        data = layer(data, training=True)
-        return _array(data["images"]), _array(data["labels"])
+        both = row.mixup and row.cutmix
+        if not row.mixup or (both and random.random() < row.switch_probability):
+            return cutmix(images, labels, row.cutmix, random)
+        return mixup(images, labels, row.mixup, random)
 
 
-def augmentation(recipe, seed=None):
+def augmentation(recipe: Recipe, seed: int | None = None) -> Augmentation:
     """The random changes of a recipe: a callable `augment(images, labels, seed=None)`.
 
     Args:
@@ -169,17 +152,20 @@ def augmentation(recipe, seed=None):
     return Augmentation(recipe, seed)
 
 
-def crop_box(height, width, scale, ratio, random):
+def crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    random: np.random.Generator,
+) -> tuple[int, int, int, int]:
     """A random part of an image: (left, top, right, bottom) in pixels.
 
     Its area is uniform between `scale` of the image's, the logarithm of its width over height
     between those of `ratio`; after ten that do not fit, the middle at the nearest ratio.
     """
-    low, high = np.log(ratio)
     for _ in range(10):
-        area = height * width * random.uniform(*scale)
-        aspect = np.exp(random.uniform(low, high))
-        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        w, h = _rectangle(height * width, scale, ratio, random)
         if 0 < w <= width and 0 < h <= height:
             left, top = random.integers(width - w + 1), random.integers(height - h + 1)
             return left, top, left + w, top + h
@@ -189,21 +175,64 @@ def crop_box(height, width, scale, ratio, random):
     return left, top, left + w, top + h
 
 
+def _rectangle(area, scale, ratio, random):
+    """Width and height of a random rectangle, by shares of an area and width over height."""
+    low, high = np.log(ratio)
+    area = area * random.uniform(*scale)
+    aspect = np.exp(random.uniform(low, high))
+    return round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+
+
+def _color_jitter(image, strength, random):
+    """Brightness, contrast and saturation times 1 - strength to 1 + strength, in random order."""
+    from PIL import ImageEnhance
+
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for index in random.permutation(len(kinds)):
+        image = kinds[index](image).enhance(random.uniform(1 - strength, 1 + strength))
+    return image
+
+
+def _erase(pixels, random):
+    """Fills a rectangle of `pixels`, in place, with noise of ImageNet's mean and deviation."""
+    height, width = pixels.shape[:2]
+    for _ in range(10):
+        w, h = _rectangle(height * width, ERASED_SHARE, ERASED_RATIO, random)
+        if w < width and h < height:
+            left, top = random.integers(width - w + 1), random.integers(height - h + 1)
+            noise = random.standard_normal((h, w, 3), "float32") * np.float32(STD)
+            noise = np.clip(255 * (noise + np.float32(MEAN)), 0, 255)
+            pixels[top : top + h, left : left + w] = np.round(noise).astype("uint8")
+            return
+
+
 def _images(images):
+    """Images as uint8."""
     array = np.asarray(images)
-    if array.ndim != 4 or array.shape[-1] != 3:
+    if array.ndim != 4 or array.shape[3] != 3:
         raise ValueError(
             f"`images` must have the shape (N, H, W, 3). Received: images.shape={array.shape}"
         )
-    if array.dtype != np.uint8 and array.size:
-        low, high = array.min(), array.max()
-        if not (low >= 0 and high <= 255):
-            raise ValueError(
-                "`images` must be in [0, 255], not yet normalised. "
-                f"Received: values from {low} to {high}"
-            )
-    # A copy: PyTorch shares the memory of arrays, and RandomBrightness adds in place.
-    return np.array(array, "float32")
+    if array.dtype == np.uint8 or not array.size:
+        return array.astype("uint8", copy=False)
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 255):
+        raise ValueError(
+            "`images` must be in [0, 255], not yet normalised. "
+            f"Received: values from {low} to {high}"
+        )
+    return np.round(array).astype("uint8")
+
+
+def _labels(labels, images):
+    """Labels as a new float32 array."""
+    labels = np.array(labels, "float32")
+    if labels.ndim != 2 or len(labels) != len(images):
+        raise ValueError(
+            "`labels` must be one-hot, or other floats, of shape (N, K), for images (N, H, W, 3). "
+            f"Received: labels.shape={labels.shape}, images.shape={np.shape(images)}"
+        )
+    return labels
 
 
 def _entropy(seed):
@@ -215,19 +244,3 @@ def _entropy(seed):
             f"`seed` must be an int or a tuple of ints, at least 0. Received: seed={seed!r}"
         )
     return [int(s) for s in seeds]
-
-
-def _array(tensor):
-    """A tensor as an array that may be written to: JAX's and TensorFlow's own may not."""
-    return np.require(keras.ops.convert_to_numpy(tensor), "float32", "W")
-
-
-def _draw(layer, data, random):
-    _reseed(layer, random)
-    return layer.get_random_transformation(data, training=True)
-
-
-def _reseed(layer, random):
-    generator = getattr(layer, "generator", None)
-    if generator is not None:
-        generator.state.assign(np.array([random.integers(2**31), 0]))
