@@ -166,7 +166,7 @@ class Run:
             )
 
     def finish(self):
-        """Writes the model and the report of a training that is through."""
+        """Writes the model and the report of a finished training."""
         from keras_internimage.report import Results
         from keras_internimage.report import write as write_report
 
@@ -194,6 +194,10 @@ class Run:
                 skipped=_listed(self.images) + self.skipped(),
                 title=f"InternImage on {self.images.folder.name}",
                 read=_upright,
+                train_counts=np.bincount(
+                    [label for _, label in self.images.train], minlength=self.classes
+                ),
+                provenance=_provenance(history, model),
             ),
         )
         return best, history, report
@@ -234,8 +238,22 @@ def _listed(images):
     return [(str(path), reason) for path, reason in images.bad]
 
 
+def _provenance(history, model):
+    """What the report says besides: the time is that of all epochs, also before a resumption."""
+    from keras_internimage.commands.train import device as devices
+    from keras_internimage.report import Provenance
+
+    device = devices.find()
+    return Provenance.collect(
+        # Unknown where the first epochs are of a version that did not measure it.
+        seconds=sum(history["wall_seconds"]) if "wall_seconds" in history else None,
+        parameters=model.count_params(),
+        device="CPU" if device.kind == "cpu" else device.name,
+    )
+
+
 def _shown(settings, best):
-    """The report's table."""
+    """The rows of the report's table of settings."""
     rows = {key.replace("_", " "): _text(value) for key, value in vars(settings).items()}
     if settings.variant in VARIANTS:
         for key in ("channels", "depths", "groups"):
