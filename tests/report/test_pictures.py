@@ -219,20 +219,3 @@ def test_gallery_shows_images_as_the_model_sees_them(tmp_path):
     results.read = lambda path: np.asarray(ImageOps.exif_transpose(Image.open(path)))
     (seen,) = gallery.collect(results.checked()).mistakes
     assert seen.image.shape[:2] == (gallery.SIDE, gallery.SIDE // 2)
-
-
-def test_names_are_shortened_to_the_room_there_is():
-    letters = lettering.Lettering()
-    assert letters.fitted("short", 9, 100) == "short"
-    name = "Canis lupus familiaris, the golden retriever"
-    short = letters.fitted(name, 9, 100)
-    begin, end = short.split(lettering.ELLIPSIS)
-    assert name.startswith(begin) and name.endswith(end) and len(begin) > len(end) > 2
-    assert letters.width(short, 9) <= 100 < letters.width(name, 9)
-
-
-def test_names_that_no_font_draws_become_numbers():
-    unassigned = "\U0001fbff\U000e0fff"
-    names = ["cat", unassigned, f"mostly readable {unassigned[1]}"]
-    letters = lettering.Lettering(names)
-    assert lettering.class_labels(names, letters) == ["cat", "#1", "mostly readable \ufffd"]
