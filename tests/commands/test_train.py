@@ -228,6 +228,16 @@ def one_run(tmp_path_factory):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "tensorboardX"])
+def test_a_missing_package_is_named_first(data, tmp_path, capsys, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(data, *QUICK, "--output", tmp_path / "out") == 2
+    message = f"The package {package} must be installed: pip install 'keras-internimage[train]'"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.any_backend
 class TestOneRun:
     def test_unreadable_files_are_listed(self, one_run):
         folder, data, broken, printed, errors = one_run

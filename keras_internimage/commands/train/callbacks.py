@@ -4,7 +4,6 @@ import math
 import os
 import signal
 import sys
-import time
 
 import keras
 
@@ -71,16 +70,9 @@ class StopOnSignal(keras.callbacks.Callback):
 
 
 class Watch(keras.callbacks.Callback):
-    """Adds the learning rate and the duration to what is logged, and ends a training that has
-    diverged.
-    """
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._began = time.monotonic()
+    """Adds the learning rate to what is logged, and ends a training that has diverged."""
 
     def on_epoch_end(self, epoch, logs=None):
-        # With validation. The last column by its name, which an older history.csv may lack.
-        logs["wall_seconds"] = round(time.monotonic() - self._began, 3)
         rate = self.model.optimizer.learning_rate
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
         loss = logs["loss"]

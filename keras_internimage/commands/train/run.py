@@ -12,6 +12,7 @@ import keras_internimage
 from keras_internimage import training
 from keras_internimage.checkpoints.errors import DownloadError
 from keras_internimage.commands.train import callbacks, output
+from keras_internimage.commands.train.epoch_timer import EpochTimer
 from keras_internimage.commands.train.settings import CUSTOM
 from keras_internimage.data import labels
 from keras_internimage.data.loader import EpochSetter, ImageFiles
@@ -154,6 +155,7 @@ class Run:
                 shuffle=False,  # Keras would shuffle the batches, with a state of its own
                 verbose=1 if sys.stdout.isatty() else 2,
                 callbacks=[
+                    EpochTimer(),
                     EpochSetter(self.train, self.settings.seed),
                     *([average] if average is not None else []),
                     callbacks.Watch(),
@@ -246,7 +248,7 @@ def _provenance(history, model):
     device = devices.find()
     return Provenance.collect(
         # Unknown where the first epochs are of a version that did not measure it.
-        seconds=sum(history["wall_seconds"]) if "wall_seconds" in history else None,
+        seconds=sum(history[EpochTimer.NAME]) if EpochTimer.NAME in history else None,
         parameters=model.count_params(),
         device="CPU" if device.kind == "cpu" else device.name,
     )
