@@ -1,5 +1,8 @@
 """Fonts that can draw the names of users' classes and files, and how wide the names are."""
 
+import contextlib
+import logging
+
 from keras_internimage.report.text import clean
 
 OWN = "DejaVu Sans"  # comes with matplotlib
@@ -39,6 +42,22 @@ _NOT_FOR_READING = ("lastresort", "blank", "notdef")
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
+@contextlib.contextmanager
+def without_font_warnings():
+    """While it lasts, matplotlib does not warn of families that lack a weight.
+
+    Only installed families are asked for, and that one has no bold is nothing a user can change.
+    """
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@without_font_warnings()
 def fonts_for(texts):
     """The fonts that together draw the characters of some texts.
 
@@ -126,8 +145,8 @@ class Lettering:
     """
 
     def __init__(self, texts=()):
-        fonts, self.missing = fonts_for(texts)
-        self.families = list(fonts)
+        self._fonts, self.missing = fonts_for(texts)
+        self.families = list(self._fonts)
 
     def drawable(self, text, instead=None):
         """`clean(text)`, characters that no font has as the replacement character.
@@ -139,6 +158,13 @@ class Lettering:
         if instead is not None and lost > len(text) / 4:
             return instead
         return "".join("\N{REPLACEMENT CHARACTER}" if x in self.missing else x for x in text)
+
+    def font_file(self, character):
+        """`(path, index in the file)` of the first font that has a character; None without one."""
+        for font in self._fonts.values():
+            if font.get_char_index(ord(character)):
+                return font.fname, getattr(font, "face_index", 0)  # since matplotlib 3.11
+        return None
 
     def width(self, text, size, weight="normal"):
         """Of `text` at `size`, both in points."""

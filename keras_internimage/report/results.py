@@ -34,7 +34,7 @@ class Results:
     """
 
     class_names: Sequence[str]
-    history: Mapping[str, Sequence[float]]
+    history: Mapping[str, Sequence[float] | np.ndarray]
     labels: np.ndarray
     scores: np.ndarray
     files: Sequence[str | os.PathLike[str]]

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import io
-import logging
+
+from keras_internimage.report.lettering import without_font_warnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +49,8 @@ def drawing(families=("DejaVu Sans",)):
     from matplotlib import style
 
     own = {"font.family": list(families), "text.parse_math": False, "text.usetex": False}
-    log = logging.getLogger("matplotlib.font_manager")
-    level = log.level
-    # The families are installed ones; that one of them has no bold is nothing a user can change.
-    log.setLevel(logging.ERROR)
-    try:
-        with style.context(["default", own]):
-            yield
-    finally:
-        log.setLevel(level)
+    with style.context(["default", own]), without_font_warnings():
+        yield
 
 
 def figure(width, height, theme, **options):

@@ -1,47 +1,18 @@
 """Which fonts are found for users' names, and how names are made to fit."""
 
 import pytest
+from report.fonts import OTHER, RARE, list_without, make_font
 
-from keras_internimage.report import lettering
+from keras_internimage.report import lettering, style
 
 pytestmark = pytest.mark.any_backend
-# Of planes for private use: no font of this machine has them.
-RARE, OTHER = "\U000f1234", "\U000f1235"
-
-
-def make_font(path, family, characters, width=1234):
-    from fontTools.fontBuilder import FontBuilder
-    from fontTools.pens.ttGlyphPen import TTGlyphPen
-
-    pen = TTGlyphPen(None)
-    pen.moveTo((0, 0))
-    for corner in ((0, 700), (700, 700), (700, 0)):
-        pen.lineTo(corner)
-    pen.closePath()
-    glyphs = [".notdef", *(f"g{i}" for i in range(len(characters)))]
-    font = FontBuilder(1000, isTTF=True)
-    font.setupGlyphOrder(glyphs)
-    font.setupCharacterMap({ord(x): f"g{i}" for i, x in enumerate(characters)})
-    font.setupGlyf({name: pen.glyph() for name in glyphs})
-    font.setupHorizontalMetrics({name: (width, 0) for name in glyphs})
-    font.setupHorizontalHeader(ascent=800, descent=-200)
-    font.setupOS2()
-    font.setupNameTable({"familyName": family, "styleName": "Regular"})
-    font.setupPost()
-    font.save(path)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder in which matplotlib looks for fonts, and a list of fonts that is older than it."""
-    from matplotlib import font_manager
-
-    manager = font_manager.fontManager
-    monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
-    find = font_manager.findSystemFonts
-    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: find([str(tmp_path)]))
+    forget = list_without(tmp_path, monkeypatch)
     yield tmp_path
-    manager._findfont_cached.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("family", ["NanumGothic X", "Noto Sans KR"])
@@ -65,6 +36,15 @@ def test_the_list_is_extended_only_where_characters_are_missing(folder, monkeypa
     assert asked
 
 
+def test_no_warnings_of_fonts(folder, caplog):
+    """A family without a bold weight, as most of the fallback families are."""
+    make_font(folder / "new.ttf", "Newer", [RARE])
+    letters = lettering.Lettering([RARE])
+    with style.drawing(letters.families):
+        assert letters.width(RARE, 9, "bold") == pytest.approx(9 * 1.234, abs=0.3)
+    assert not caplog.records
+
+
 def test_several_fonts_together(folder):
     make_font(folder / "a.ttf", "Aaa", [RARE])
     make_font(folder / "b.ttf", "Bbb", [OTHER, RARE])
@@ -83,7 +63,7 @@ def test_pictures_with_names_in_the_new_font(folder, tmp_path):
     import numpy as np
     from report.test_pictures import assert_within
 
-    from keras_internimage.report import matrix, style
+    from keras_internimage.report import matrix
 
     make_font(folder / "new.ttf", "Newer", [RARE])
     letters = lettering.Lettering([RARE * 3, "cat"])
