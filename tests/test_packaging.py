@@ -109,6 +109,13 @@ def test_native_sources_are_there(names):
             assert f"keras_internimage/{path.relative_to(ROOT).as_posix()}" in names
 
 
+def test_templates_are_there(names):
+    templates = sorted((ROOT / "keras_internimage" / "report" / "templates").iterdir())
+    assert {path.suffix for path in templates} == {".css", ".jinja"}
+    for path in templates:
+        assert f"keras_internimage/report/templates/{path.name}" in names
+
+
 def test_metadata(wheel, names):
     (name,) = [name for name in names if name.endswith(".dist-info/METADATA")]
     with zipfile.ZipFile(wheel) as archive:

@@ -1,9 +1,10 @@
 """What a training leaves to look at: curves, confusion matrix, worst mistakes, and one HTML page.
 
-Needs matplotlib (`pip install keras-internimage[report]`) and Pillow.
+Needs Jinja2 and matplotlib: `pip install 'keras-internimage[report]'`.
 """
 
+from keras_internimage.report.provenance import Provenance
 from keras_internimage.report.results import Results
 from keras_internimage.report.write import write
 
-__all__ = ["Results", "write"]
+__all__ = ["Provenance", "Results", "write"]

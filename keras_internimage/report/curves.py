@@ -15,7 +15,9 @@ MARKED = 20  # as many epochs or fewer are drawn with a mark each
 
 def panels(history):
     """Titles of the panels for which there is something to draw."""
-    return [title for title, keys in PANELS.items() if any(_values(history, k).size for k in keys)]
+    return [
+        title for title, keys in PANELS.items() if any(values_of(history, k).size for k in keys)
+    ]
 
 
 def draw(history, theme, titles=None):
@@ -24,13 +26,8 @@ def draw(history, theme, titles=None):
     width, height = PANEL_SIZE
     if not titles:
         made = style.figure(width * 1.5, 1.2, theme)
-        made.text(
-            *(0.5, 0.5, "No history was recorded."),
-            color=theme.muted,
-            ha="center",
-            va="center",
-            fontsize=11,
-        )
+        words = {"color": theme.muted, "ha": "center", "va": "center", "fontsize": 11}
+        made.text(0.5, 0.5, "No history was recorded.", **words)
         return made
     made = style.figure(width * len(titles), height, theme, layout="constrained")
     made.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.04)
@@ -42,8 +39,8 @@ def draw(history, theme, titles=None):
 def _panel(axes, history, title, theme):
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    style.calm(axes, theme)
-    training, validation = (_values(history, key) for key in PANELS[title])
+    style.plain(axes, theme)
+    training, validation = (values_of(history, key) for key in PANELS[title])
     epochs = max(len(training), len(validation))
     best = metrics.best_epoch(history)
     lines = [(training, "training", theme.second), (validation, "validation", theme.accent)]
@@ -60,7 +57,7 @@ def _panel(axes, history, title, theme):
             color=colour,
             linewidth=2,
             solid_capstyle="round",
-            marker="o" if len(values) <= MARKED or _has_lonely(finite[label]) else None,
+            marker="o" if len(values) <= MARKED or _has_isolated(finite[label]) else None,
             markersize=4,
             label=label,
             clip_on=False,
@@ -68,7 +65,8 @@ def _panel(axes, history, title, theme):
         )
     if best and best[1] in PANELS[title]:
         axes.plot(
-            *([best[0]], [best[2]]),
+            [best[0]],
+            [best[2]],
             linestyle="none",
             marker="o",
             markersize=9,
@@ -95,7 +93,7 @@ def _panel(axes, history, title, theme):
         )
     else:
         axes.set_ylim(bottom=0)
-    axes.set_xlim(0.5, 1.5) if epochs == 1 else axes.set_xlim(1, epochs)
+    axes.set_xlim((0.5, 1.5) if epochs == 1 else (1, epochs))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
@@ -103,7 +101,9 @@ def _panel(axes, history, title, theme):
     if not any(mask.any() for mask in finite.values()):
         axes.set(yticks=[])
         axes.text(
-            *(0.5, 0.5, "not one finite value"),
+            0.5,
+            0.5,
+            "not one finite value",
             transform=axes.transAxes,
             color=theme.wrong,
             ha="center",
@@ -112,11 +112,12 @@ def _panel(axes, history, title, theme):
         )
 
 
-def _values(history, key):
+def values_of(history, key):
+    """The values of the epochs, none where the history lacks the key."""
     return np.asarray(history.get(key, ()), float)
 
 
-def _has_lonely(finite):
+def _has_isolated(finite):
     """Whether a finite value has no finite neighbour, so that no line would show it."""
     beside = np.pad(finite, 1)
     return bool((finite & ~beside[:-2] & ~beside[2:]).any())

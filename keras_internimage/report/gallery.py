@@ -6,16 +6,17 @@ import numpy as np
 
 from keras_internimage import preprocessing
 from keras_internimage.report import metrics, style
-from keras_internimage.report.text import clean, short_path
+from keras_internimage.report.text import clean, count, percent, short_path
 
 SHOWN = 24
 COLUMNS = 6
 SIDE = 280  # pixels of a thumbnail
+VALIDATED = "validation image"
 
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """One wrongly named image. `image` is uint8 `(h, w, 3)`, its longer side SIDE."""
+    """One misclassified image. `image` is uint8 `(h, w, 3)`, its longer side SIDE."""
 
     index: int
     true: int
@@ -28,7 +29,7 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """The shown mistakes, all mistakes' number, and the files that could not be read."""
+    """The mistakes that are shown, the number of all, and the files that could not be read."""
 
     mistakes: list[Mistake]
     total: int
@@ -40,19 +41,16 @@ class Gallery:
         if not self.images:
             return "No validation images."
         if not self.total:
-            return f"No mistakes among {count_images(self.images)}."
+            return f"No mistakes among {count(self.images, VALIDATED)}."
         shown = len(self.mistakes)
         if not shown:
-            return f"{self.total:,} of {count_images(self.images)} wrong; none can be shown."
+            return f"{self.total:,} of {count(self.images, VALIDATED)} wrong; none can be shown."
         if self.unreadable:
             return f"{shown} of {self.total:,} mistakes"
         if shown == self.total:
             return f"All {shown} mistakes" if shown > 1 else "The only mistake"
-        return (
-            f"The {shown} worst of {self.total:,} mistakes"
-            if shown > 1
-            else (f"The worst of {self.total:,} mistakes")
-        )
+        worst = f"{shown} worst" if shown > 1 else "worst"
+        return f"The {worst} of {self.total:,} mistakes"
 
     def note(self):
         """One sentence on files that could not be read; empty where there are none."""
@@ -154,13 +152,3 @@ def _show(axes, image, theme):
     axes.imshow(image, extent=(x, 1 - x, y, 1 - y), interpolation="antialiased")
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], facecolor=theme.page)
     axes.spines[:].set_visible(False)
-
-
-def percent(share):
-    """Rounded, but 100 % only where it is that."""
-    number = f"{np.floor(share * 1000) / 10:.1f}" if 0.995 <= share < 1 else f"{100 * share:.0f}"
-    return f"{number}\N{NO-BREAK SPACE}%"
-
-
-def count_images(number):
-    return f"{number:,} validation image" + ("s" if number != 1 else "")

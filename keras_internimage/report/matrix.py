@@ -41,7 +41,7 @@ def draw(counts, names, theme, lettering, pairs=None):
         counts: `(classes, classes)`, of `metrics.confusion`.
         names: the classes' names, drawable.
         theme: `style.LIGHT` or `style.DARK`.
-        lettering: the `text.Lettering` of the names.
+        lettering: the `lettering.Lettering` of the names.
         pairs: whether the most confused pairs stand beside the matrix. None: above 30 classes.
     """
     plan = Plan.of(counts)
@@ -68,7 +68,8 @@ def draw(counts, names, theme, lettering, pairs=None):
     _name_classes(axes, labels, plan, level, theme)
     inch = 1 / plan.side  # of the matrix, in its own coordinates
     every = "" if plan.step == 1 else f" (every {_ordinal(plan.step)} is named)"
-    words = dict(transform=axes.transAxes, color=theme.muted, fontsize=9, ha="center", va="center")
+    words = {"transform": axes.transAxes, "color": theme.muted, "fontsize": 9}
+    words |= {"ha": "center", "va": "center"}
     axes.text(0.5, -(below - 0.2) * inch, f"predicted class{every}", **words)
     axes.text(-(left - 0.2) * inch, 0.5, f"true class{every}", rotation=90, **words)
     _scale(place(left + plan.side + 0.15, below, 0.11, min(plan.side, 2.4)), image, theme)
@@ -82,8 +83,7 @@ def draw(counts, names, theme, lettering, pairs=None):
 def _heat_map(axes, counts, plan, theme):
     from matplotlib.colors import PowerNorm
 
-    total = counts.sum(1, keepdims=True)
-    share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    share = metrics.shares(counts)
     # A single mistake among many classes is a dot of few pixels: the root makes it visible.
     norm = PowerNorm(0.5 if len(counts) > MANY else 1.0, 0, 1)
     image = axes.imshow(
@@ -94,11 +94,12 @@ def _heat_map(axes, counts, plan, theme):
         edges = np.arange(1, len(counts)) - 0.5
         axes.hlines(edges, -0.5, len(counts) - 0.5, color=theme.line, linewidth=0.6)
         axes.vlines(edges, -0.5, len(counts) - 0.5, color=theme.line, linewidth=0.6)
-    if plan.number_size:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 axes.text(
-                    *(column, row, str(count)),
+                    column,
+                    row,
+                    str(count),
                     ha="center",
                     va="center_baseline",
                     fontsize=plan.number_size,

@@ -21,6 +21,12 @@ def confusion(labels, predicted, classes):
     return counts
 
 
+def shares(counts):
+    """Counts of `confusion` over their row's sum: of each true class. 0 in rows without images."""
+    total = counts.sum(1, keepdims=True)
+    return np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class PerClass:
     """Arrays `(classes,)`. Right, of those predicted; right, of those there; both; images."""
@@ -88,7 +94,7 @@ def confused_pairs(counts, most):
 
 
 def worst_mistakes(labels, scores):
-    """Indices of all wrongly named images: the most confidently wrong first.
+    """Indices of all misclassified images: the most confidently wrong first.
 
     Sorted by the probability of the predicted class, falling, then by that of the true class,
     rising. Images whose scores are not finite are left out: there is no confidence to sort by.

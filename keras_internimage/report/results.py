@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+
+from keras_internimage.report.provenance import Provenance
 
 
 @dataclasses.dataclass
@@ -25,19 +27,25 @@ class Results:
         read: function from a path to the image as the model saw it before resizing, uint8
             `(H, W, 3)`, `(H, W)` or a `PIL.Image.Image`. None reads as `preprocessing.load_image`
             does: 8 bits, an EXIF orientation is ignored.
+        train_counts: `(classes,)`, integers: how many images of each class were trained on. None
+            leaves the table of images by class out.
+        provenance: date, duration, versions, device and size of the model; None leaves them out.
+            `Provenance.collect` finds most of it in the process that trained.
     """
 
-    class_names: list[str]
-    history: dict[str, list[float]]
+    class_names: Sequence[str]
+    history: Mapping[str, Sequence[float] | np.ndarray]
     labels: np.ndarray
     scores: np.ndarray
-    files: list[str | os.PathLike]
-    settings: dict[str, str] = dataclasses.field(default_factory=dict)
-    skipped: list[tuple[str | os.PathLike, str]] = dataclasses.field(default_factory=list)
+    files: Sequence[str | os.PathLike[str]]
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    skipped: Sequence[tuple[str | os.PathLike[str], str]] = ()
     title: str = "Training report"
     read: Callable | None = None
+    train_counts: np.ndarray | Sequence[int] | None = None
+    provenance: Provenance | None = None
 
-    def checked(self):
+    def checked(self) -> "Results":
         """A copy with NumPy arrays of known types.
 
         Raises:
@@ -72,4 +80,16 @@ class Results:
             history={key: np.asarray(self.history[key], float) for key in self.history},
             labels=labels.astype(np.int64),
             scores=scores.astype(np.float64),
+            train_counts=self._checked_train_counts(len(names)),
         )
+
+    def _checked_train_counts(self, classes):
+        if self.train_counts is None:
+            return None
+        counts = np.asarray(self.train_counts)
+        if counts.shape != (classes,) or counts.dtype.kind not in "iu" or counts.min() < 0:
+            raise ValueError(
+                f"`train_counts` must be integers of the shape ({classes},), none negative. "
+                f"Received: shape={counts.shape}, dtype={counts.dtype}"
+            )
+        return counts.astype(np.int64)

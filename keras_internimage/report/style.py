@@ -1,7 +1,10 @@
 """Colours of the pictures and the page, and what all pictures share."""
 
+import contextlib
 import dataclasses
 import io
+
+from keras_internimage.report.lettering import without_font_warnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +43,14 @@ DARK = Theme(
 )
 
 
+@contextlib.contextmanager
 def drawing(families=("DejaVu Sans",)):
     """A context to draw in: a user's matplotlibrc changes nothing, and `$` starts no formula."""
     from matplotlib import style
 
     own = {"font.family": list(families), "text.parse_math": False, "text.usetex": False}
-    return style.context(["default", own])
+    with style.context(["default", own]), without_font_warnings():
+        yield
 
 
 def figure(width, height, theme, **options):
@@ -55,7 +60,7 @@ def figure(width, height, theme, **options):
     return Figure(figsize=(width, height), facecolor=theme.surface, **options)
 
 
-def calm(axes, theme):
+def plain(axes, theme):
     """Axes with two quiet spines and a grid behind the data."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)

@@ -5,10 +5,22 @@ import os
 import pathlib
 
 from keras_internimage.files import atomic_write
-from keras_internimage.report import curves, gallery, matrix, metrics, page, style, text
+from keras_internimage.report import (
+    curves,
+    describe,
+    gallery,
+    lettering,
+    matrix,
+    metrics,
+    page,
+    style,
+)
+from keras_internimage.report.results import Results
+
+PACKAGES = ("jinja2", "matplotlib")  # of the extra `report`
 
 
-def write(folder, results):
+def write(folder: str | os.PathLike[str], results: Results) -> pathlib.Path:
     """Writes `curves.png`, `confusion.png`, `mistakes.png` and `report.html` into a folder.
 
     The page holds all it shows, also the pictures, so that it can be sent as one file. Everything
@@ -23,17 +35,22 @@ def write(folder, results):
         `pathlib.Path` of `report.html`.
 
     Raises:
-        ModuleNotFoundError: where matplotlib is not installed.
+        ModuleNotFoundError: where Jinja2 or matplotlib is not installed.
+        NotADirectoryError: `folder` is a file.
         ValueError: where the parts of `results` do not fit together.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
         raise ModuleNotFoundError(
-            "matplotlib must be installed to write a report: pip install keras-internimage[report]"
+            f"{' and '.join(missing)} must be installed to write a report: "
+            "pip install 'keras-internimage[report]'"
         )
+    folder = pathlib.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"`folder` must be a folder. Received: folder={folder}, a file")
     results = results.checked()
     found = gallery.collect(results)
     files = _draw(results, found)
-    folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with atomic_write(folder / name) as unfinished:
@@ -47,35 +64,33 @@ def write(folder, results):
 def _draw(results, found):
     """The files' contents, by name."""
     words = [*results.class_names, *(mistake.path for mistake in found.mistakes)]
-    lettering = text.Lettering([*words, found.note()])
-    with style.drawing(lettering.families):
-        return _files(results, found, lettering)
+    fonts = lettering.Lettering([*words, found.note()])
+    with style.drawing(fonts.families):
+        return _files(results, found, fonts)
 
 
-def _files(results, found, lettering):
-    names = text.class_labels(results.class_names, lettering)
+def _files(results, found, fonts):
+    names = lettering.class_labels(results.class_names, fonts)
     predicted = metrics.predictions(results.scores)
     counts = metrics.confusion(results.labels, predicted, len(names))
     themes = (style.LIGHT, style.DARK)
     pictures = {
         "curves": [
             (
-                f"{title} over the epochs",
+                describe.curve(results.history, title),
                 *(_picture(curves.draw(results.history, x, [title])) for x in themes),
             )
             for title in curves.panels(results.history)
         ],
-        "matrix": [
-            (
-                "Confusion matrix",
-                *(_picture(matrix.draw(counts, names, x, lettering, pairs=False)) for x in themes),
-            )
-        ],
+        "matrix": [],
     }
+    if len(names) <= matrix.MANY:  # of more classes the page draws the matrix itself
+        drawn = (_picture(matrix.draw(counts, names, x, fonts, pairs=False)) for x in themes)
+        pictures["matrix"].append((describe.confusion(counts, results.class_names), *drawn))
     return {
         "curves.png": style.png(curves.draw(results.history, style.LIGHT)),
-        "confusion.png": style.png(matrix.draw(counts, names, style.LIGHT, lettering)),
-        "mistakes.png": style.png(gallery.draw(found, names, style.LIGHT, lettering)),
+        "confusion.png": style.png(matrix.draw(counts, names, style.LIGHT, fonts)),
+        "mistakes.png": style.png(gallery.draw(found, names, style.LIGHT, fonts)),
         "report.html": page.render(results, names, found, pictures).encode(),
     }
 

@@ -1,8 +1,13 @@
 """Pictures side by side with titles, captions and a bar of colours, drawn by Pillow alone."""
 
 import dataclasses
+import itertools
+import math
 
 import numpy as np
+
+from keras_internimage.report.lettering import Lettering
+from keras_internimage.report.text import clean
 
 # From nothing to most; each step is brighter than the one before, so that it reads in grey too.
 COLOURS = (
@@ -21,11 +26,15 @@ TITLE, CAPTION = 20, 16
 
 @dataclasses.dataclass
 class Panel:
-    """One picture of a row: RGB array, title above, caption below (lines apart by newlines)."""
+    """One picture of a row: RGB array, title above, caption below (lines apart by newlines).
+
+    The title may be a user's word; `plain_title` is drawn where no font has its characters.
+    """
 
     picture: np.ndarray
     title: str
     caption: str = ""
+    plain_title: str | None = None
 
 
 def colours(values):
@@ -41,8 +50,6 @@ def resized(picture, side):
     """An RGB array scaled so that its longer side has `side` pixels."""
     from PIL import Image
 
-    if isinstance(side, bool) or not isinstance(side, int) or side < 32:
-        raise ValueError(f"`side` must be an int, at least 32 pixels. Received: side={side!r}")
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -58,9 +65,48 @@ def overlay(photo, heat):
 
 
 def font(size):
+    """Pillow's own font, which has ASCII alone."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
+
+
+class Line:
+    """One line of text, each character in a font that has it.
+
+    Args:
+        text: what is drawn; control characters are drawn as spaces.
+        size: in pixels.
+        instead: what is drawn where no font has most of the characters.
+    """
+
+    def __init__(self, text, size, instead=None):
+        self.runs = self._runs(clean(text), size, instead)  # pairs (font, text)
+        self.width = math.ceil(sum(used.getlength(text) for used, text in self.runs))
+
+    @staticmethod
+    def _runs(text, size, instead):
+        from PIL import ImageFont
+
+        if text.isascii():
+            return [(font(size), text)]
+        letters = Lettering([text])
+        text = letters.drawable(text, instead)
+        if text.isascii():
+            return [(font(size), text)]
+        # The first font has the replacement character, for what no font has.
+        groups = itertools.groupby(text, lambda x: letters.font_file(x) or letters.font_file("a"))
+        return [
+            (ImageFont.truetype(path, size, index), "".join(characters))
+            for (path, index), characters in groups
+        ]
+
+    def draw(self, canvas, middle, baseline, colour):
+        """Draws it with its middle and its baseline at these pixels of an `ImageDraw`."""
+        left = middle - self.width / 2
+        for used, text in self.runs:
+            canvas.text((left, baseline), text, colour, used, anchor="ls")
+            left += used.getlength(text)
 
 
 def row(panels, bar=None):
@@ -72,7 +118,9 @@ def row(panels, bar=None):
     """
     from PIL import Image, ImageDraw
 
-    title_font, caption_font = font(TITLE), font(CAPTION)
+    caption_font = font(CAPTION)
+    titles = [Line(panel.title, TITLE, panel.plain_title) for panel in panels]
+    baseline = MARGIN + font(TITLE).getmetrics()[0]
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
     def wide(text, used):
@@ -80,8 +128,8 @@ def row(panels, bar=None):
         return int(np.ceil(max(ruler.textlength(line, font=used) for line in lines)))
 
     widths = [
-        max(p.picture.shape[1], wide(p.title, title_font), wide(p.caption, caption_font))
-        for p in panels
+        max(panel.picture.shape[1], title.width, wide(panel.caption, caption_font))
+        for panel, title in zip(panels, titles, strict=True)
     ]
     height = max(p.picture.shape[0] for p in panels)
     lines = max(len(p.caption.splitlines()) for p in panels)
@@ -98,12 +146,12 @@ def row(panels, bar=None):
     canvas = Image.new("RGB", (full, total), PAPER)
     draw = ImageDraw.Draw(canvas)
     left = (full - sum(widths) - GAP * (len(panels) - 1)) // 2
-    for panel, width in zip(panels, widths, strict=True):
+    for panel, title, width in zip(panels, titles, widths, strict=True):
         middle = left + width / 2
         canvas.paste(
             Image.fromarray(panel.picture), (left + (width - panel.picture.shape[1]) // 2, top)
         )
-        draw.text((middle, MARGIN), panel.title, INK, title_font, anchor="ma")
+        title.draw(draw, middle, baseline, INK)
         for number, line in enumerate(panel.caption.splitlines()):
             place = (middle, below + number * line_height)
             draw.text(place, line, FAINT, caption_font, anchor="ma")

@@ -1,15 +1,25 @@
 """Grad-CAM: which parts of an image speak for a class."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
 from keras_internimage.visualize import figures
 from keras_internimage.visualize import network as networks
+from keras_internimage.visualize.arguments import ImageLike, Path, check_drawing
 from keras_internimage.visualize.gradients import evaluated, gradient
 from keras_internimage.visualize.images import prepare, save_png
 
 
-def grad_cam(model, image, class_index=None, stage=4, size=None, normalize=True):
+def grad_cam(
+    model: keras.Model,
+    image: ImageLike,
+    class_index: int | None = None,
+    stage: int = 4,
+    size: int | None = None,
+    normalize: bool = True,
+) -> np.ndarray:
     """The parts of an image that speak for a class, by the gradient at a stage's map.
 
     ```
@@ -44,43 +54,48 @@ def grad_cam(model, image, class_index=None, stage=4, size=None, normalize=True)
 
 
 def draw_grad_cam(
-    model,
-    image,
-    class_index=None,
-    stages=(4,),
-    labels=None,
-    size=None,
-    normalize=True,
-    side=300,
-    path=None,
-):
+    model: keras.Model,
+    image: ImageLike,
+    class_index: int | Sequence[int] | None = None,
+    stages: int | Sequence[int] = (4,),
+    labels: Sequence[str] | None = None,
+    size: int | None = None,
+    normalize: bool = True,
+    side: int = 300,
+    path: Path | None = None,
+) -> np.ndarray:
     """Draws the photograph, and `grad_cam` of one or several stages over it.
 
     Args:
         model, image, size, normalize: see `grad_cam`.
         class_index: one class or a list of them, None for the one with the largest score.
         stages: one stage or several.
-        labels: names of the classes, for the titles.
+        labels: names of all the classes, for the titles. Names that are not ASCII need fonts that
+            matplotlib finds; a class whose name no font has is drawn as its index.
         side: side of each picture in pixels.
-        path: where to save the drawing as PNG, None for nowhere.
+        path: where to save the drawing as PNG, None for nowhere. A file there is replaced.
 
     Returns:
         uint8 RGB array of the drawing.
 
     Raises:
-        ValueError: as `grad_cam`; `path` is no PNG.
+        ValueError: as `grad_cam`; `path` is no PNG; `labels` are not as many as the classes.
+        FileNotFoundError: the folder of `path` does not exist.
+        ModuleNotFoundError: a name is not ASCII, and matplotlib is not installed.
     """
+    check_drawing(side, path, labels)
     x, photo = prepare(model, image, size, normalize)
-    stages = networks.find(model).check_stages(stages)
-    chosen = class_index if isinstance(class_index, (list, tuple)) else [class_index]
+    shown = networks.find(model).check_stages(stages)
+    classes = class_index if isinstance(class_index, (list, tuple)) else [class_index]
     panels = [figures.Panel(figures.resized(photo, side), "Photograph")]
-    for own, index in zip(*_grad_cam(model, x, chosen, stages), strict=True):
-        name = f"Class {index}" if labels is None else str(labels[index])
+    for own, index in zip(*_grad_cam(model, x, classes, shown, labels), strict=True):
+        number = f"Class {index}"
+        name = number if labels is None else str(labels[index])
         panels += [
             figures.Panel(
-                figures.resized(figures.overlay(photo, heat), side), name, f"stage {stage}"
+                figures.resized(figures.overlay(photo, heat), side), name, f"stage {stage}", number
             )
-            for stage, heat in zip(stages, own, strict=True)
+            for stage, heat in zip(shown, own, strict=True)
         ]
     picture = figures.row(panels, bar=("nothing for the class", "most"))
     if path is not None:
@@ -88,7 +103,7 @@ def draw_grad_cam(
     return picture
 
 
-def _grad_cam(model, x, chosen, stages):
+def _grad_cam(model, x, chosen, stages, labels=None):
     """Heat maps by class and stage, and the classes."""
     network = networks.find(model)
     stages = network.check_stages(stages)
@@ -96,9 +111,10 @@ def _grad_cam(model, x, chosen, stages):
     logits = _before_activation(model)
 
     def scores_and_maps(x):
-        looks = [(layer, lambda _, __, outputs: outputs) for layer in layers]
         with networks.replaced_calls(logits):
-            scores, maps = networks.watch(model, network, x, looks)
+            scores, maps = networks.observe(
+                model, network, x, [(layer, networks.output_of) for layer in layers]
+            )
         if len(getattr(scores, "shape", ())) != 2:
             raise ValueError(
                 "`model` must be a classifier with outputs (N, classes). Received: "
@@ -114,6 +130,11 @@ def _grad_cam(model, x, chosen, stages):
         return keras.ops.sum(keras.ops.cast(scores, "float32") * which)
 
     scores, maps = evaluated(scores_and_maps, model, x)
+    if labels is not None and len(labels) != scores.shape[1]:
+        raise ValueError(
+            f"`labels` must name each of the model's {scores.shape[1]} classes. "
+            f"Received: {len(labels)} names"
+        )
     classes = [_class(index, scores[0]) for index in chosen]
     # The gradient by what is added to a map is the gradient by the map.
     gradients = gradient(score, model)

@@ -1,10 +1,10 @@
 """Photographs in, PNG files out."""
 
 import os
-import tempfile
 
 import numpy as np
 
+from keras_internimage.files import atomic_write
 from keras_internimage.preprocessing import MEAN, STD, load_image
 
 DEFAULT_SIZE = 224
@@ -98,21 +98,23 @@ def _photo(x, normalized):
 
 
 def save_png(picture, path):
-    """Writes an RGB array as a PNG file, under a temporary name first.
+    """Writes an RGB array as a PNG file, whole or not at all. Raises as `check_png`."""
+    from PIL import Image
+
+    check_png(path)
+    with atomic_write(path) as unfinished:
+        Image.fromarray(picture).save(unfinished, optimize=True)
+
+
+def check_png(path):
+    """Refuses a path at which `save_png` cannot write.
 
     Raises:
         ValueError: `path` does not end in .png.
         FileNotFoundError: its folder does not exist.
     """
-    from PIL import Image
-
     path = os.path.abspath(os.fspath(path))
-    folder, name = os.path.split(path)
-    if not name.lower().endswith(".png"):
+    if not path.lower().endswith(".png"):
         raise ValueError(f"`path` must end in .png. Received: path={path}")
-    if not os.path.isdir(folder):
+    if not os.path.isdir(os.path.dirname(path)):
         raise FileNotFoundError(f"The folder of `path` must exist. Received: path={path}")
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
-        unfinished = os.path.join(temporary, name)
-        Image.fromarray(picture).save(unfinished, optimize=True)
-        os.replace(unfinished, path)

@@ -1,8 +1,9 @@
-"""The InternImage inside a model: its stages, and watching what its layers compute."""
+"""The InternImage inside a model: its stages, and what its layers compute."""
 
 import contextlib
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import keras
 
@@ -40,7 +41,7 @@ class Network:
                 f"Received: stage={stage!r}"
             )
 
-    def check_stages(self, stages):
+    def check_stages(self, stages: int | Sequence[int]) -> tuple[int, ...]:
         """A tuple of stages from one or several."""
         stages = (stages,) if isinstance(stages, int) else tuple(stages)
         if not stages:
@@ -112,40 +113,47 @@ def replaced_calls(replacements):
                 vars(layer)[name] = before
 
 
-def seen(layer, keep, look=lambda layer, inputs, outputs: outputs):
-    """A replacement which appends `look(layer, inputs, outputs)` of each call to `keep`."""
+def output_of(layer, inputs, outputs):
+    """An observer that records a layer's output."""
+    return outputs
+
+
+def _recording(layer, observer, records):
+    """A replacement which appends `observer(layer, inputs, outputs)` of each call to `records`."""
 
     def replace(call):
-        def watched(inputs, *args, **kwargs):
+        def recording(inputs, *args, **kwargs):
             outputs = call(inputs, *args, **kwargs)
-            keep.append(look(layer, inputs, outputs))
+            records.append(observer(layer, inputs, outputs))
             return outputs
 
-        return watched
+        return recording
 
     return (layer, replace)
 
 
-def watch(model, network, x, looks):
-    """Runs the model on images; what `looks`, triples for `seen` without the list, have seen.
+def observe(model, network, x, observers):
+    """Runs the model on images and records what some of its layers compute.
 
     Args:
         model: the model called.
         network: its `Network`.
         x: tensor `(N, H, W, 3)`.
-        looks: pairs `(layer, look)`.
+        observers: pairs `(layer, observer)`; `observer(layer, inputs, outputs)` is called within
+            the layer's call.
 
     Returns:
-        `(outputs, [what each look has seen])`.
+        `(outputs, records)`: the model's, and what each observer returned.
 
     Raises:
         ValueError: a layer is not called once, or the images do not reach the stem in their size.
     """
-    keeps = [[] for _ in looks]
+    records = [[] for _ in observers]
     sizes = []
-    replacements = [seen(network.stem, sizes, lambda _, x, __: tuple(x.shape[1:3]))]
+    replacements = [_recording(network.stem, lambda _, x, __: tuple(x.shape[1:3]), sizes)]
     replacements += [
-        seen(layer, keep, look) for (layer, look), keep in zip(looks, keeps, strict=True)
+        _recording(layer, observer, own)
+        for (layer, observer), own in zip(observers, records, strict=True)
     ]
     with replaced_calls(replacements):
         outputs = model(x, training=False)
@@ -155,6 +163,6 @@ def watch(model, network, x, looks):
             f"are those of the image that the stem gets. Received: image {tuple(x.shape[1:3])}, "
             f"the stem got {sizes}"
         )
-    if any(len(keep) != 1 for keep in keeps):
+    if any(len(own) != 1 for own in records):
         raise ValueError(f"Each layer of '{model.name}' must be called once in a call of the model")
-    return outputs, [keep[0] for keep in keeps]
+    return outputs, [own[0] for own in records]

@@ -1,10 +1,13 @@
 """Effective receptive fields: how much each image pixel matters to the centre of a stage's map."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
 from keras_internimage.visualize import figures
 from keras_internimage.visualize import network as networks
+from keras_internimage.visualize.arguments import ImageLike, Path, check_drawing
 from keras_internimage.visualize.gradients import gradient
 from keras_internimage.visualize.images import prepare_several, save_png
 
@@ -12,8 +15,15 @@ STAGES = (1, 2, 3, 4)
 
 
 def receptive_field(
-    model, images, stages=STAGES, pixel=None, draws=4, seed=0, size=None, normalize=True
-):
+    model: keras.Model,
+    images: ImageLike | Sequence[ImageLike],
+    stages: int | Sequence[int] = STAGES,
+    pixel: tuple[int, int] | None = None,
+    draws: int = 4,
+    seed: int = 0,
+    size: int | None = None,
+    normalize: bool = True,
+) -> np.ndarray:
     """The effective receptive field of one pixel of each stage's map, averaged over images.
 
     ```
@@ -48,7 +58,7 @@ def receptive_field(
     return _receptive_field(model, x, stages, pixel, draws, seed)
 
 
-def area_share(field, share):
+def area_share(field: np.ndarray, share: float) -> float:
     """The smallest part of the image's area that holds a given share of a receptive field.
 
     Args:
@@ -75,32 +85,34 @@ def area_share(field, share):
 
 
 def draw_receptive_field(
-    model,
-    images,
-    stages=STAGES,
-    pixel=None,
-    draws=4,
-    seed=0,
-    size=None,
-    normalize=True,
-    gamma=0.3,
-    side=300,
-    path=None,
-):
+    model: keras.Model,
+    images: ImageLike | Sequence[ImageLike],
+    stages: int | Sequence[int] = STAGES,
+    pixel: tuple[int, int] | None = None,
+    draws: int = 4,
+    seed: int = 0,
+    size: int | None = None,
+    normalize: bool = True,
+    gamma: float = 0.3,
+    side: int = 300,
+    path: Path | None = None,
+) -> np.ndarray:
     """Draws `receptive_field`: one picture a stage, with the area that holds 50 and 95 % of it.
 
     Args:
         model, images, stages, pixel, draws, seed, size, normalize: see `receptive_field`.
         gamma: brightness is `(R / max R) ** gamma`.
         side: side of each picture in pixels.
-        path: where to save the drawing as PNG, None for nowhere.
+        path: where to save the drawing as PNG, None for nowhere. A file there is replaced.
 
     Returns:
         uint8 RGB array of the drawing.
 
     Raises:
         ValueError: as `receptive_field`; `gamma` is not positive, or `path` no PNG.
+        FileNotFoundError: the folder of `path` does not exist.
     """
+    check_drawing(side, path)
     if not gamma > 0:
         raise ValueError(f"`gamma` must be positive. Received: gamma={gamma!r}")
     prepared = prepare_several(model, images, size, normalize)
@@ -123,7 +135,7 @@ def draw_receptive_field(
 
 
 def _percent(part):
-    return f"{part:.1%}".replace("%", " %") if part >= 0.001 else f"{part:.2%}".replace("%", " %")
+    return f"{100 * part:.{1 if part >= 0.001 else 2}f} %"
 
 
 def _receptive_field(model, x, stages, pixel, draws, seed):
@@ -139,8 +151,8 @@ def _receptive_field(model, x, stages, pixel, draws, seed):
     blocks = [network.blocks[stage][-1] for stage in stages]
 
     def projection(images, signs):
-        looks = [(block, lambda _, __, outputs: outputs) for block in blocks]
-        _, maps = networks.watch(model, network, images[0], looks)
+        observers = [(block, networks.output_of) for block in blocks]
+        _, maps = networks.observe(model, network, images[0], observers)
         return sum(
             keras.ops.sum(keras.ops.cast(_at(features, pixel, block), "float32") * own)
             for features, own, block in zip(maps, signs, blocks, strict=True)

@@ -1,12 +1,18 @@
 """Where DCNv3 reads: sampling points of output pixels, in the image."""
 
 import typing
+from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from keras_internimage.visualize import network as networks
+from keras_internimage.visualize.arguments import ImageLike
 from keras_internimage.visualize.gradients import evaluated
 from keras_internimage.visualize.images import prepare
+
+# One pair of coordinates, or several.
+Places: typing.TypeAlias = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 
 
 class SamplingPoints(typing.NamedTuple):
@@ -33,21 +39,21 @@ class SamplingPoints(typing.NamedTuple):
     pixels: np.ndarray
     stride: int
     groups: int
-    blocks: tuple
+    blocks: tuple[str, ...]
 
 
 def sampling_points(
-    model,
-    image,
-    stage=3,
-    at=None,
-    pixels=None,
-    block=-1,
-    blocks=1,
-    group=None,
-    size=None,
-    normalize=True,
-):
+    model: keras.Model,
+    image: ImageLike,
+    stage: int = 3,
+    at: Places | None = None,
+    pixels: Places | None = None,
+    block: int = -1,
+    blocks: int = 1,
+    group: int | None = None,
+    size: int | None = None,
+    normalize: bool = True,
+) -> SamplingPoints:
     """The points of the image at which a block's DCNv3 samples, for chosen output pixels.
 
     Offsets and masks are those that the layer predicts for this image. With G groups of P points,
@@ -60,7 +66,7 @@ def sampling_points(
     in the figures of papers on deformable convolutions. A point between pixels reads its four
     neighbours, each with its bilinear weight, and each of them is an output pixel of the block
     before: weights are multiplied along the way, averaged over the groups. Residual connections,
-    perceptrons and norms between two blocks do not move anything and are left out. Points of the
+    MLPs and norms between two blocks do not move anything and are left out. Points of the
     same pixel of the first of the k blocks' outputs are joined; where pixels have different numbers
     of points, `positions` and `weights` are filled with their own position and 0.
 
@@ -201,12 +207,12 @@ def _pixels(map_size, stride, at, pixels):
 def _predictions(model, network, x, layers):
     """`_positions` of each of the layers."""
 
-    def look(dcn, inputs, _):
+    def predict(dcn, inputs, _):
         # Within the layer's call: types and scopes are those in which it computes.
         return dcn.predict_points(inputs)
 
     def predictions(x):
-        return networks.watch(model, network, x, [(dcn, look) for dcn in layers])[1]
+        return networks.observe(model, network, x, [(dcn, predict) for dcn in layers])[1]
 
     for dcn, tensors in zip(layers, evaluated(predictions, model, x), strict=True):
         yield _positions(dcn, *(None if tensor is None else tensor[0] for tensor in tensors))

@@ -1,11 +1,16 @@
 """The paper's figure: the sampling points of a pixel, drawn on the photograph, stage by stage."""
 
+import typing
+from collections.abc import Sequence
+
+import keras
 import numpy as np
 
 from keras_internimage.visualize import figures
 from keras_internimage.visualize import network as networks
+from keras_internimage.visualize.arguments import ImageLike, Path, check_drawing
 from keras_internimage.visualize.images import prepare, save_png
-from keras_internimage.visualize.sampling import chain_of, sampling_points_of
+from keras_internimage.visualize.sampling import Places, chain_of, sampling_points_of
 
 SUPERSAMPLING = 3
 # Points outside the photograph are drawn on a frame of at most this part of its side.
@@ -17,18 +22,18 @@ QUERY = (64, 224, 255)
 
 
 def draw_sampling_points(
-    model,
-    image,
-    stages=(1, 2, 3, 4),
-    at=None,
-    block=-1,
-    blocks=1,
-    group=None,
-    size=None,
-    normalize=True,
-    side=300,
-    path=None,
-):
+    model: keras.Model,
+    image: ImageLike,
+    stages: int | Sequence[int] = (1, 2, 3, 4),
+    at: Places | None = None,
+    block: int = -1,
+    blocks: int | typing.Literal["stage"] = 1,
+    group: int | None = None,
+    size: int | None = None,
+    normalize: bool = True,
+    side: int = 300,
+    path: Path | None = None,
+) -> np.ndarray:
     """Draws `sampling_points` on the image: one picture a stage.
 
     The output pixel is in the middle of a cross. Its points are discs, larger and brighter the
@@ -42,19 +47,21 @@ def draw_sampling_points(
         at: `(x, y)` in pixels of the image as the model gets it, or a list; None for the centre.
         blocks: how many blocks to go through, or "stage" for all of each stage.
         side: side of each picture in pixels.
-        path: where to save the drawing as PNG, None for nowhere.
+        path: where to save the drawing as PNG, None for nowhere. A file there is replaced.
 
     Returns:
         uint8 RGB array of the drawing.
 
     Raises:
         ValueError: as `sampling_points`; `path` is no PNG.
+        FileNotFoundError: the folder of `path` does not exist.
     """
+    check_drawing(side, path)
     network = networks.find(model)
-    stages = network.check_stages(stages)
+    chosen = network.check_stages(stages)
     x, photo = prepare(model, image, size, normalize)
     chains = []
-    for stage in stages:
+    for stage in chosen:
         (last,) = chain_of(network, stage, block, 1)
         through = network.blocks[stage].index(last) + 1 if blocks == "stage" else blocks
         chains.append((stage, chain_of(network, stage, block, through)))
@@ -65,7 +72,7 @@ def draw_sampling_points(
         figures.Panel(
             _picture(photo, points, frame, side), f"Stage {stage}", _caption(points, photo, frame)
         )
-        for stage, points in zip(stages, found, strict=True)
+        for stage, points in zip(chosen, found, strict=True)
     ]
     picture = figures.row(panels, bar=("small weight", "large"))
     if path is not None:
@@ -102,7 +109,7 @@ def _caption(points, photo, frame):
     if len(points.blocks) > 1:
         lines[0] += f", {len(points.blocks)} blocks"
     if drawn.sum() < total:
-        lines.append(f"{drawn.sum():,} with {SHARE:.0%}".replace("%", " % of the weight"))
+        lines.append(f"{drawn.sum():,} with {100 * SHARE:.0f} % of the weight")
     height, width = photo.shape[:2]
     x, y = np.moveaxis(points.positions, -1, 0)
     away = (x < -frame) | (y < -frame) | (x > width - 1 + frame) | (y > height - 1 + frame)

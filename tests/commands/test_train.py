@@ -19,9 +19,11 @@ import pytest
 from commands.command import NETWORK, QUICK, main
 
 from keras_internimage.commands import predict
+from keras_internimage.commands.train import device
 from keras_internimage.commands.train.callbacks import StopOnSignal, Stopped
 from keras_internimage.data import folders
 from keras_internimage.preprocessing import load_image
+from keras_internimage.report.text import duration
 
 # With stochastic depth, augmentation, two batches in a step, and a moving average.
 LONG = (
@@ -101,7 +103,13 @@ def test_killed_and_resumed_is_as_if_uninterrupted(data, tmp_path, capsys):
     assert main(data, "--output", killed, "--resume") == 0
     printed = capsys.readouterr().out
     assert "after 1 of 3 epochs" in printed or "after 2 of 3 epochs" in printed
-    assert (killed / "history.csv").read_text() == (whole / "history.csv").read_text()
+    measured, times = rows(killed), []
+    for row in measured:
+        times.append(float(row.pop("wall_seconds")))
+    assert measured == [{k: v for k, v in row.items() if k in measured[0]} for row in rows(whole)]
+    # The report's duration is that of both sessions.
+    assert len(times) == 3 and min(times) > 0
+    assert f"<bdi>{duration(sum(times))}</bdi>" in (killed / "report.html").read_text()
     expected, received = variables(whole / "last.keras"), variables(killed / "last.keras")
     assert len(expected) == len(received) > 200
     for before, after in zip(expected, received, strict=True):
@@ -220,6 +228,16 @@ def one_run(tmp_path_factory):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "tensorboardX"])
+def test_a_missing_package_is_named_first(data, tmp_path, capsys, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(data, *QUICK, "--output", tmp_path / "out") == 2
+    message = f"The package {package} must be installed: pip install 'keras-internimage[train]'"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.any_backend
 class TestOneRun:
     def test_unreadable_files_are_listed(self, one_run):
         folder, data, broken, printed, errors = one_run
@@ -230,6 +248,19 @@ class TestOneRun:
         assert f"left out: {data / 'china' / 'text.jpg'}: is text, not an image" in printed
         assert "text.jpg" in page and "none can be shown" not in page
         assert "2 files became unreadable during the training" in printed
+
+    def test_the_report_says_when_and_on_what(self, one_run):
+        page = (one_run[0] / "report.html").read_text()
+        (row,) = rows(one_run[0])
+        model = keras.saving.load_model(one_run[0] / "model.keras")
+        for key, value in {
+            "duration": duration(float(row["wall_seconds"])),
+            "parameters": f"{model.count_params():,}",
+            "device": device.find().name.partition(",")[0],
+        }.items():
+            assert f"<td>{key}</td><td><bdi>{value}</bdi></td>" in page, key
+        assert f"Keras {keras.__version__}" in page
+        assert "16 training images, 3 validation images" in page
 
     def test_says_what_it_chose_and_why(self, one_run):
         folder, _, _, printed, _ = one_run
@@ -255,7 +286,7 @@ class TestOneRun:
             key = name.removeprefix("epoch/")
             key = key if part == "train" else f"val_{key}"
             np.testing.assert_allclose(value, float(row[key]), rtol=1e-6)
-        assert len(found) == len(row) - 1 == 5
+        assert len(found) == len(row) - 1 == 6
 
     def test_output_folder_is_not_used_twice(self, one_run, capsys):
         folder, data, *_ = one_run

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from report import runs
 
-from keras_internimage.report import curves, gallery, matrix, metrics, style, text
+from keras_internimage.report import curves, gallery, lettering, matrix, metrics, style
 
 pytestmark = pytest.mark.any_backend
 
@@ -72,10 +72,10 @@ def draw_matrix(classes, number=2000, **options):
     labels = np.random.default_rng(0).integers(0, classes, number)
     predicted = metrics.predictions(runs.scores_of(labels, classes, 0.7))
     counts = metrics.confusion(labels, predicted, classes)
-    lettering = text.Lettering(names)
-    labels_ = text.class_labels(names, lettering)
-    with style.drawing(lettering.families):
-        return matrix.draw(counts, labels_, style.LIGHT, lettering, **options), counts
+    letters = lettering.Lettering(names)
+    labels_ = lettering.class_labels(names, letters)
+    with style.drawing(letters.families):
+        return matrix.draw(counts, labels_, style.LIGHT, letters, **options), counts
 
 
 @pytest.mark.parametrize("classes", [1, 2, 8, 40, 200])
@@ -112,10 +112,10 @@ def test_matrix_leaves_out_numbers_that_do_not_fit():
 
 
 def test_matrix_shows_shares_of_the_true_class():
-    lettering = text.Lettering("ab")
+    letters = lettering.Lettering("ab")
     with style.drawing():
         counts = np.array([[3, 1], [0, 0]])
-        figure = matrix.draw(counts, ["a", "b"], style.LIGHT, lettering)
+        figure = matrix.draw(counts, ["a", "b"], style.LIGHT, letters)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.75, 0.25], [0, 0]])
 
 
@@ -152,10 +152,10 @@ def test_curves_of_a_history_with_gaps():
 def draw_gallery(results, most=gallery.SHOWN):
     found = gallery.collect(results.checked(), most)
     words = [*results.class_names, *(x.path for x in found.mistakes), found.note()]
-    lettering = text.Lettering(words)
-    names = text.class_labels(results.class_names, lettering)
-    with style.drawing(lettering.families):
-        return found, gallery.draw(found, names, style.LIGHT, lettering)
+    letters = lettering.Lettering(words)
+    names = lettering.class_labels(results.class_names, letters)
+    with style.drawing(letters.families):
+        return found, gallery.draw(found, names, style.LIGHT, letters)
 
 
 @pytest.mark.parametrize("classes", [2, 200])
@@ -219,20 +219,3 @@ def test_gallery_shows_images_as_the_model_sees_them(tmp_path):
     results.read = lambda path: np.asarray(ImageOps.exif_transpose(Image.open(path)))
     (seen,) = gallery.collect(results.checked()).mistakes
     assert seen.image.shape[:2] == (gallery.SIDE, gallery.SIDE // 2)
-
-
-def test_names_are_shortened_to_the_room_there_is():
-    lettering = text.Lettering()
-    assert lettering.fitted("short", 9, 100) == "short"
-    name = "Canis lupus familiaris, the golden retriever"
-    short = lettering.fitted(name, 9, 100)
-    begin, end = short.split(text.ELLIPSIS)
-    assert name.startswith(begin) and name.endswith(end) and len(begin) > len(end) > 2
-    assert lettering.width(short, 9) <= 100 < lettering.width(name, 9)
-
-
-def test_names_that_no_font_draws_become_numbers():
-    unassigned = "\U0001fbff\U000e0fff"
-    names = ["cat", unassigned, f"mostly readable {unassigned[1]}"]
-    lettering = text.Lettering(names)
-    assert text.class_labels(names, lettering) == ["cat", "#1", "mostly readable \ufffd"]

@@ -301,8 +301,10 @@ def test_leaves_no_figure_to_pyplot(tmp_path):
     assert pyplot.get_fignums() == before
 
 
-def test_says_how_to_get_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install keras-internimage\[report\]"):
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_says_how_to_get_a_missing_package(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"{package} must be installed.* pip install 'keras-internimage\[report\]'"
+    with pytest.raises(ModuleNotFoundError, match=message):
         write(tmp_path / "out", minimal())
     assert not (tmp_path / "out").exists()

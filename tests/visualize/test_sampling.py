@@ -45,8 +45,8 @@ def recomputed(layer, inputs, positions, weights):
 
 def dcn_in_and_out(model, block, x):
     network = networks.find(model)
-    looks = [(block.dcn, lambda _, inputs, outputs: (inputs, outputs))]
-    found = evaluated(lambda x: networks.watch(model, network, x, looks)[1], model, x)
+    observers = [(block.dcn, lambda _, inputs, outputs: (inputs, outputs))]
+    found = evaluated(lambda x: networks.observe(model, network, x, observers)[1], model, x)
     return [np.float64(array[0]) for array in found[0]]
 
 

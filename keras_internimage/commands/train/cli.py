@@ -116,7 +116,7 @@ def _main(options, argv, folder):
         backends.use(options.backend or kept["settings"]["backend"], argv)
     else:
         backends.use(options.backend, argv)
-    for module in ("tensorboardX", "matplotlib"):
+    for module in ("tensorboardX", "jinja2", "matplotlib"):
         if importlib.util.find_spec(module) is None:
             raise ImportError(
                 f"The package {module} must be installed: pip install 'keras-internimage[train]'"

@@ -12,6 +12,7 @@ import keras_internimage
 from keras_internimage import training
 from keras_internimage.checkpoints.errors import DownloadError
 from keras_internimage.commands.train import callbacks, output
+from keras_internimage.commands.train.epoch_timer import EpochTimer
 from keras_internimage.commands.train.settings import CUSTOM
 from keras_internimage.data import labels
 from keras_internimage.data.loader import EpochSetter, ImageFiles
@@ -154,6 +155,7 @@ class Run:
                 shuffle=False,  # Keras would shuffle the batches, with a state of its own
                 verbose=1 if sys.stdout.isatty() else 2,
                 callbacks=[
+                    EpochTimer(),
                     EpochSetter(self.train, self.settings.seed),
                     *([average] if average is not None else []),
                     callbacks.Watch(),
@@ -166,7 +168,7 @@ class Run:
             )
 
     def finish(self):
-        """Writes the model and the report of a training that is through."""
+        """Writes the model and the report of a finished training."""
         from keras_internimage.report import Results
         from keras_internimage.report import write as write_report
 
@@ -194,6 +196,10 @@ class Run:
                 skipped=_listed(self.images) + self.skipped(),
                 title=f"InternImage on {self.images.folder.name}",
                 read=_upright,
+                train_counts=np.bincount(
+                    [label for _, label in self.images.train], minlength=self.classes
+                ),
+                provenance=_provenance(history, model),
             ),
         )
         return best, history, report
@@ -234,8 +240,22 @@ def _listed(images):
     return [(str(path), reason) for path, reason in images.bad]
 
 
+def _provenance(history, model):
+    """What the report says besides: the time is that of all epochs, also before a resumption."""
+    from keras_internimage.commands.train import device as devices
+    from keras_internimage.report import Provenance
+
+    device = devices.find()
+    return Provenance.collect(
+        # Unknown where the first epochs are of a version that did not measure it.
+        seconds=sum(history[EpochTimer.NAME]) if EpochTimer.NAME in history else None,
+        parameters=model.count_params(),
+        device="CPU" if device.kind == "cpu" else device.name,
+    )
+
+
 def _shown(settings, best):
-    """The report's table."""
+    """The rows of the report's table of settings."""
     rows = {key.replace("_", " "): _text(value) for key, value in vars(settings).items()}
     if settings.variant in VARIANTS:
         for key in ("channels", "depths", "groups"):
