@@ -56,6 +56,8 @@ def test_no_foreign_framework_and_nothing_heavy():
     for statement, modules in zip(STATEMENTS, added[1:], strict=True):
         assert not unwanted(modules), statement
     assert "keras_internimage.ops.dcnv3" in added[1]
+    # Or Keras would not find the optimizer of a saved model.
+    assert "keras_internimage.training.optimizers" in added[1]
 
 
 def test_a_model_needs_no_foreign_framework():

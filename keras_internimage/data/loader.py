@@ -15,10 +15,10 @@ import numpy as np
 
 from keras_internimage.data.folders import explain
 from keras_internimage.preprocessing import load_image, preprocess_input, read_image
-from keras_internimage.training.augmenting import augmentation, crop_box
+from keras_internimage.training.augmentations import augmentation, crop_box
 
 # Streams of random numbers of an epoch; each has its own, whatever the others use.
-_ORDER, _CROP, _AUGMENT = range(3)
+_ORDER, _CROP, _AUGMENT, _CHANGE = range(4)
 # Batches made before they are asked for.
 AHEAD = 3
 
@@ -31,8 +31,8 @@ class ImageFiles(keras.utils.PyDataset):
     """Batches `(images, labels)` of image files.
 
     For training, an epoch visits every image once, in an order of its own. From each it takes a
-    random crop, mirrors some, applies `augment`, and normalises. The last batch is
-    filled up with images from the epoch's beginning, so that all batches have one shape: XLA
+    random crop, mirrors some, applies `change_image` and `augment`, and normalises. The last batch
+    is filled up with images from the epoch's beginning, so that all batches have one shape: XLA
     compiles a second program for a second shape. For evaluation, files keep their order, the
     images are those of `load_image`, and the last batch may be smaller.
 
@@ -46,6 +46,8 @@ class ImageFiles(keras.utils.PyDataset):
         batch_size: images in a batch.
         training: whether the batches are for training.
         seed: integer from which all randomness follows.
+        change_image: None, or a function `(image, seed) -> image` of an image, uint8
+            `(size, size, 3)`, called in the decoding threads; the seed is a tuple of integers.
         augment: None, or a function `(images, labels, seed) -> (images, labels)` of a batch: images
             are uint8 `(N, size, size, 3)`, labels one-hot `(N, classes)`, the seed is a tuple of
             integers; what it returns is float, still in `[0, 255]`.
@@ -70,6 +72,7 @@ class ImageFiles(keras.utils.PyDataset):
         *,
         training,
         seed=0,
+        change_image=None,
         augment=None,
         multiple=1,
         crop_scale=(0.08, 1.0),
@@ -84,7 +87,7 @@ class ImageFiles(keras.utils.PyDataset):
             raise ValueError("files must hold at least one image. Received: files=()")
         self.files, self.classes, self.size = tuple(files), classes, size
         self.batch_size, self.training, self.seed = batch_size, training, seed
-        self.augment = augment
+        self.change_image, self.augment = change_image, augment
         self.crop = {"scale": crop_scale, "ratio": crop_ratio, "flip": flip}
         self.epoch, self.skipped = 0, {}
         self.batches = math.ceil(len(self.files) / batch_size)
@@ -104,14 +107,15 @@ class ImageFiles(keras.utils.PyDataset):
         model's size; the rest of the recipe is `training.augmentation`. `options` are those of
         the class.
         """
-        rest = dataclasses.replace(recipe, crop_scale=None, flip=0.0)
+        rest = augmentation(dataclasses.replace(recipe, crop_scale=None, flip=0.0))
         return cls(
             files,
             classes,
             size,
             batch_size,
             training=True,
-            augment=augmentation(rest),
+            change_image=rest.change_image,
+            augment=rest.mix,
             crop_scale=recipe.crop_scale,
             crop_ratio=recipe.crop_ratio,
             flip=recipe.flip,
@@ -192,7 +196,7 @@ class ImageFiles(keras.utils.PyDataset):
             if not self.training:
                 return load_image(path, self.size, exif_orientation=True)
             random = self._random(epoch, _CROP, int(place))
-            return random_crop(path, self.size, random, **self.crop)
+            image = random_crop(path, self.size, random, **self.crop)
         except FileNotFoundError:
             self.skipped[path] = "is not there any more"
         except ValueError as error:
@@ -200,6 +204,10 @@ class ImageFiles(keras.utils.PyDataset):
                 self.skipped[path] = explain(path, error)
             except OSError:  # explain looks into the file
                 self.skipped[path] = "cannot be opened any more"
+        else:  # outside of `try`: its errors are not the file's
+            if self.change_image is None:
+                return image
+            return self.change_image(image, (self.seed, epoch, _CHANGE, int(place)))
         return None
 
     def _without_bad(self, epoch, order, places, images, positions):

@@ -6,18 +6,45 @@ optimizer = training.optimizer(model, row, steps=epochs * len(data), batch_size=
 model.compile(optimizer, training.loss(row), metrics=["accuracy"])
 augment = training.augmentation(row, seed=1)     # augment(images, labels) for each batch
 ```
+
+Where Keras is not imported yet, the names are imported at their first use: the recipes are plain
+data, and reading them, as the command lines do for their help, must not import Keras.
 """
 
-from keras_internimage.training.augmenting import Augmentation, augmentation
-from keras_internimage.training.layerwise import (
-    freeze,
-    learning_rate_multipliers,
-    without_weight_decay,
-)
-from keras_internimage.training.losses import loss
-from keras_internimage.training.optimizers import LayerwiseAdamW, optimizer
-from keras_internimage.training.recipes import RECIPES, RandAugment, Recipe, recipe
-from keras_internimage.training.schedules import WarmupSchedule
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or "keras" in sys.modules:
+    # For editors and type checkers; and because Keras finds the optimizer and the schedule of a
+    # saved model only if their modules, which register them, were imported.
+    from keras_internimage.training.augmentations import Augmentation, augmentation
+    from keras_internimage.training.layerwise import (
+        freeze,
+        learning_rate_multipliers,
+        without_weight_decay,
+    )
+    from keras_internimage.training.losses import loss
+    from keras_internimage.training.optimizers import LayerwiseAdamW, optimizer
+    from keras_internimage.training.recipes import RECIPES, RandAugment, Recipe, recipe
+    from keras_internimage.training.schedules import WarmupSchedule
+
+# No module may have the name of something public: importing the module would put it in its place.
+_MODULE_OF = {
+    "RECIPES": "recipes",
+    "Augmentation": "augmentations",
+    "LayerwiseAdamW": "optimizers",
+    "RandAugment": "recipes",
+    "Recipe": "recipes",
+    "WarmupSchedule": "schedules",
+    "augmentation": "augmentations",
+    "freeze": "layerwise",
+    "learning_rate_multipliers": "layerwise",
+    "loss": "losses",
+    "optimizer": "optimizers",
+    "recipe": "recipes",
+    "without_weight_decay": "layerwise",
+}
 
 __all__ = [
     "RECIPES",
@@ -34,3 +61,15 @@ __all__ = [
     "recipe",
     "without_weight_decay",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,112 +1,166 @@
-"""RandAugment over Keras' own layers, with the strengths of the official recipes.
+"""RandAugment by Pillow: the official recipes' fifteen operations on one 8-bit RGB image.
 
-`keras.layers.RandAugment` is not used: it makes the same changes to all images of a batch, computes
-all eleven of its changes to use two (92 ms an image on JAX, 272 ms on PyTorch, two cores), and its
-one `factor` means up to a half turn for rotations. Its parts, the layers of single changes, are
-what this is made of, for one image at a time.
+`keras.layers.RandAugment` is not used: it changes all images of a batch alike, has other operations
+and strengths, and must wait for its turn where several threads augment.
+
+Source: Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search
+space", 2020; operations, ranges and fill are those of timm's `rand-m9-mstd0.5-inc1`, which the
+official configuration files name.
 """
 
-import keras
+from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from keras_internimage.preprocessing import MEAN
+from keras_internimage.training.recipes import RandAugment
+
+# The highest magnitude.
+HIGHEST = 10.0
 # The mean colour of ImageNet, for what a moved image leaves empty.
-FILL = 116.0
+FILL = tuple(round(255 * mean) for mean in MEAN)
+# Of moved images, as of the crops: the official DATA.INTERPOLATION.
+BICUBIC = Image.Resampling.BICUBIC
+
+# (image, level, sign): the level is the magnitude over 10, in [0, 1]; the sign, -1 or 1, is drawn
+# for each image and counts where an operation has two directions.
+Operation = Callable[[Image.Image, float, int], Image.Image]
 
 
-class Operations:
-    """The changes of `rand-m{magnitude}-mstd{deviation}-inc1`, for images in [0, 255].
+def rand_augment(
+    image: Image.Image, recipe: RandAugment, random: np.random.Generator
+) -> Image.Image:
+    """Applies some of `OPERATIONS`, each drawn anew.
 
-    Strengths are uniform within two deviations of the magnitude, where the official program has a
-    normal distribution. It has 15 changes; these are 14: Keras has no "solarize add". Brightness
-    is added (Keras) rather than multiplied (PIL), by as much as the mean of a photograph changes.
+    For each of `recipe.operations`, one of the fifteen is drawn (the same one may come twice) and
+    applied with `recipe.probability`. Its magnitude is normal, of the mean `recipe.magnitude` and
+    the standard deviation `recipe.deviation`, clipped to [0, 10].
 
     Args:
-        recipe: a `RandAugment`.
-        seeds: makes the arguments of each layer's random state.
+        image: of mode RGB.
+        recipe: how many, how likely, how strong.
+        random: what all of it is drawn from.
+
+    Returns:
+        An image of the same mode and size.
     """
-
-    def __init__(self, recipe, arguments):
-        lowest, highest = (
-            min(10.0, max(0.0, recipe.magnitude + sign * 2 * recipe.deviation)) / 10
-            for sign in (-1, 1)
-        )
-        layers = keras.layers
-        plain = {k: v for k, v in arguments.items() if k != "seed"}
-        values = {"value_range": (0, 255)}
-        empty = {"fill_mode": "constant", "fill_value": FILL}
-
-        def between(scale, offset=0.0):
-            return tuple(sorted((offset + lowest * scale, offset + highest * scale)))
-
-        def move(vertical, sign):
-            factors = {"height_factor": 0.0, "width_factor": 0.0}
-            name = "height_factor" if vertical else "width_factor"
-            factors[name] = between(sign * 0.45)
-            return layers.RandomTranslation(**factors, **empty, **arguments)
-
-        # Each change is one layer, or two of which one is drawn (weaker and stronger).
-        self.solarization = layers.Solarization(**values, **arguments)
-        self.solarization_threshold = 256 - int(256 * (lowest + highest) / 2)
-        bits = max(1, 4 - int(4 * (lowest + highest) / 2))
-        contrast = 0.9 * (lowest + highest) / 2
-        self.choices = [
-            (layers.AutoContrast(**values, **plain),),
-            (layers.Equalization(**values, **plain),),
-            (layers.RandomInvert((1.0, 1.0), **values, **arguments),),
-            tuple(
-                layers.RandomRotation(between(sign * 30 / 360), **empty, **arguments)
-                for sign in (-1, 1)
-            ),
-            (layers.RandomPosterization((bits, bits), **values, **arguments),),
-            (self.solarization,),
-            (
-                layers.RandomColorDegeneration(between(0.9), **values, **arguments),
-                saturation(between(0.9, 1.0), arguments),
-            ),
-            (layers.RandomContrast((contrast, contrast), **values, **arguments),),
-            tuple(
-                layers.RandomBrightness(between(sign * 0.4), **values, **arguments)
-                for sign in (-1, 1)
-            ),
-            tuple(
-                layers.RandomSharpness(between(sign * 0.45, 0.5), **values, **arguments)
-                for sign in (-1, 1)
-            ),
-            (layers.RandomShear(between(0.3), 0.0, **empty, **arguments),),
-            (layers.RandomShear(0.0, between(0.3), **empty, **arguments),),
-            tuple(move(False, sign) for sign in (-1, 1)),
-            tuple(move(True, sign) for sign in (-1, 1)),
-        ]
-        self.recipe = recipe
-
-    def __call__(self, images, random, run):
-        """Changes `images` in place, each in its own way.
-
-        Args:
-            images: float32 array `(N, H, W, 3)`.
-            random: `numpy.random.Generator`.
-            run: `run(layer, images, transformation=None)` applies a layer with a fresh seed.
-        """
-        for index in range(len(images)):
-            for _ in range(self.recipe.operations):
-                choice = self.choices[random.integers(len(self.choices))]
-                layer = choice[random.integers(len(choice))]
-                if random.random() >= self.recipe.probability:
-                    continue
-                transformation = None
-                if layer is self.solarization:
-                    # Keras draws the threshold from the lowest pixel value up; this is one value.
-                    transformation = {
-                        "additions": 0.0,
-                        "thresholds": float(self.solarization_threshold),
-                    }
-                images[index] = run(layer, images[index : index + 1], transformation)[0]
+    operations = list(OPERATIONS.values())
+    for _ in range(recipe.operations):
+        operation = operations[random.integers(len(operations))]
+        if random.random() >= recipe.probability:
+            continue
+        magnitude = min(max(random.normal(recipe.magnitude, recipe.deviation), 0.0), HIGHEST)
+        image = operation(image, magnitude / HIGHEST, 1 if random.random() < 0.5 else -1)
+    return image
 
 
-def saturation(factors, arguments):
-    """Keras' layer that multiplies the saturation by a factor between two.
+def auto_contrast(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Each channel stretched to the whole of 0 to 255."""
+    return ImageOps.autocontrast(image)
 
-    The layer wants f for f / (1 - f). Its `value_range` is that of the saturation, which is in
-    [0, 1] whatever the images' range: with (0, 255), colours leave the range of the images.
-    """
-    factor = tuple(factor / (1 + factor) for factor in factors)
-    return keras.layers.RandomSaturation(factor, value_range=(0, 1), **arguments)
+
+def equalize(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Each channel's histogram made flat."""
+    return ImageOps.equalize(image)
+
+
+def invert(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """255 - x."""
+    return ImageOps.invert(image)
+
+
+def rotate(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """About the centre, by up to 30 degrees; a positive sign is counter-clockwise."""
+    return image.rotate(sign * 30 * level, BICUBIC, fillcolor=FILL)
+
+
+def posterize(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Only the highest 4 to 0 bits are kept; with 0, at the highest level, the image is black."""
+    dropped = 4 + int(4 * level)  # ImageOps.posterize wants to keep one bit at least
+    return image.point(3 * [x >> dropped << dropped for x in range(256)])
+
+
+def solarize(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """255 - x where x is at least a threshold, of 256 (nothing changes) to 0."""
+    return ImageOps.solarize(image, 256 - int(256 * level))
+
+
+def solarize_add(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """x plus up to 110, where x is below 128."""
+    added = int(110 * level)
+    table = [min(255, x + added) if x < 128 else x for x in range(256)]
+    return image.point(3 * table)
+
+
+def color(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Towards grey, or away from it."""
+    return ImageEnhance.Color(image).enhance(_factor(level, sign))
+
+
+def contrast(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Towards the mean grey of the image, or away from it."""
+    return ImageEnhance.Contrast(image).enhance(_factor(level, sign))
+
+
+def brightness(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Multiplied: towards black, or away from it."""
+    return ImageEnhance.Brightness(image).enhance(_factor(level, sign))
+
+
+def sharpness(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Towards a smoothed image, or away from it."""
+    return ImageEnhance.Sharpness(image).enhance(_factor(level, sign))
+
+
+def shear_x(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Rows moved by up to 0.3 of their distance from the top."""
+    return _affine(image, 1, sign * 0.3 * level, 0, 0, 1, 0)
+
+
+def shear_y(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Columns moved by up to 0.3 of their distance from the left."""
+    return _affine(image, 1, 0, 0, sign * 0.3 * level, 1, 0)
+
+
+def translate_x(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """By up to 0.45 of the width; a positive sign moves to the left."""
+    return _affine(image, 1, 0, sign * 0.45 * level * image.width, 0, 1, 0)
+
+
+def translate_y(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """By up to 0.45 of the height; a positive sign moves up."""
+    return _affine(image, 1, 0, 0, 0, 1, sign * 0.45 * level * image.height)
+
+
+def _factor(level: float, sign: int) -> float:
+    """0.1 to 1.9, 1 for no change."""
+    return 1 + sign * 0.9 * level
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, resample=BICUBIC, fillcolor=FILL
+    )
+
+
+# By timm's names.
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": auto_contrast,
+    "Equalize": equalize,
+    "Invert": invert,
+    "Rotate": rotate,
+    "PosterizeIncreasing": posterize,
+    "SolarizeIncreasing": solarize,
+    "SolarizeAdd": solarize_add,
+    "ColorIncreasing": color,
+    "ContrastIncreasing": contrast,
+    "BrightnessIncreasing": brightness,
+    "SharpnessIncreasing": sharpness,
+    "ShearX": shear_x,
+    "ShearY": shear_y,
+    "TranslateXRel": translate_x,
+    "TranslateYRel": translate_y,
+}

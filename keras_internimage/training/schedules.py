@@ -1,9 +1,12 @@
 """Learning rates over a training run: a linear warm-up, then cosine, polynomial or steps."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_internimage.training.recipes import SCHEDULES
+from keras_internimage.training.recipes import SCHEDULES, Recipe
 
 
 @keras.saving.register_keras_serializable(package="keras_internimage")
@@ -19,6 +22,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     step     g(t) r 0.1^(number of milestones that t has reached)
              g(t) = a / r + (1 - a / r) t / W before W, 1 after
     ```
+
+    From step T on, where the training has ended, the first two are exactly b.
 
     The first is what the official classification recipes run (timm's cosine without
     `warmup_prefix`: the cosine starts at t = 0, so that it has gone a little way down when the
@@ -41,15 +46,15 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(
         self,
-        learning_rate,
-        steps,
-        warmup_steps=0,
-        warmup_learning_rate=0.0,
-        minimum_learning_rate=0.0,
-        kind="cosine",
-        milestones=(),
-        accumulation=1,
-    ):
+        learning_rate: float,
+        steps: int,
+        warmup_steps: int = 0,
+        warmup_learning_rate: float = 0.0,
+        minimum_learning_rate: float = 0.0,
+        kind: str = "cosine",
+        milestones: Sequence[int] = (),
+        accumulation: int = 1,
+    ) -> None:
         super().__init__()
         if kind not in SCHEDULES:
             raise ValueError(
@@ -77,7 +82,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.milestones = tuple(int(milestone) for milestone in milestones)
         self.accumulation = int(accumulation)
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
+        """The learning rate of a step, an int or an integer tensor: a float32 tensor."""
         step = ops.cast(step, "int32")
         if self.accumulation > 1:
             step = ops.floor_divide(step, self.accumulation)
@@ -92,17 +98,23 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             # (1 + cos x) / 2 as cos(x / 2)^2, which keeps its precision where it nears 0.
             wave = ops.square(ops.cos(t * (0.5 * 3.141592653589793 / self.steps)))
             rate = last + (highest - last) * wave
+            # In float32, the cosine of half pi is -4e-8: not the end.
+            rate = ops.where(t < self.steps, rate, last)
             ramp = first + (highest - first) * warm
         else:
             if self.kind == "poly":
+                # A compiler may multiply by 1 / T, which leaves a rounding error at the end.
                 rate = last + (highest - last) * (1.0 - t / self.steps)
+                rate = ops.where(t < self.steps, rate, last)
             else:
-                passed = sum(ops.cast(t >= m, "float32") for m in self.milestones)
-                rate = highest * ops.power(0.1, passed) + 0.0 * t
+                passed = ops.zeros_like(t)
+                for milestone in self.milestones:
+                    passed = passed + ops.cast(t >= milestone, "float32")
+                rate = highest * ops.power(0.1, passed)
             ramp = rate * (first / highest + (1.0 - first / highest) * warm)
         return ops.where(t < self.warmup_steps, ramp, rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "learning_rate": self.learning_rate,
             "steps": self.steps,
@@ -115,7 +127,9 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def schedule(recipe, steps, scale=1.0, accumulation=1):
+def schedule(
+    recipe: Recipe, steps: int, scale: float = 1.0, accumulation: int = 1
+) -> WarmupSchedule:
     """The learning rates of a resolved recipe over `steps`, all of them times `scale`.
 
     A warm-up given in epochs takes its share of the steps; one given in steps takes as many, and a

@@ -1,14 +1,18 @@
-"""What augmented images and labels are, on every backend."""
+"""What augmented images and labels are, of arrays and of files."""
 
 import threading
 
 import keras
 import numpy as np
+import photographs as files
 import pytest
 from PIL import Image
 
-from keras_internimage import training
-from keras_internimage.training import augmenting, rand_augment
+from keras_internimage import preprocess_input, training
+from keras_internimage.data import ImageFiles, loader, scan
+from keras_internimage.training import augmentations
+
+pytestmark = pytest.mark.any_backend
 
 NAMES = [("finetune", "T"), ("in1k-224", "T"), ("22kto1k-384", "L")]
 PLAIN = {"crop_scale": None, "flip": 0.0, "color_jitter": 0.0}
@@ -31,11 +35,7 @@ def recipe(name="finetune", variant="T", **changes):
     return training.recipe(name, variant, **changes)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[NAMES[0], *(pytest.param(n, marks=pytest.mark.any_backend) for n in NAMES[1:])],
-    ids=lambda name: name[0],
-)
+@pytest.fixture(scope="module", params=NAMES, ids=lambda name: name[0])
 def augment(request):
     return training.augmentation(recipe(*request.param), seed=3)
 
@@ -123,18 +123,18 @@ def test_mirroring(photographs):
     assert all(m != k for m, k in zip(mirrored, kept, strict=True)) and any(mirrored) and any(kept)
 
 
-@pytest.mark.any_backend
 def test_crops_are_parts_of_the_image():
     random = np.random.default_rng(0)
     areas = []
     for _ in range(300):
-        left, top, right, bottom = augmenting.crop_box(40, 60, (0.2, 0.6), (3 / 4, 4 / 3), random)
+        box = augmentations.crop_box(40, 60, (0.2, 0.6), (3 / 4, 4 / 3), random)
+        left, top, right, bottom = box
         assert 0 <= left < right <= 60 and 0 <= top < bottom <= 40
         assert 0.7 < (right - left) / (bottom - top) < 1.43
         areas.append((right - left) * (bottom - top) / 2400)
     assert 0.17 < min(areas) < 0.25 and 0.55 < max(areas) < 0.65
     # Nothing fits: the middle.
-    assert augmenting.crop_box(10, 100, (1, 1), (1, 1), random) == (45, 0, 55, 10)
+    assert augmentations.crop_box(10, 100, (1, 1), (1, 1), random) == (45, 0, 55, 10)
 
 
 def test_jitter_goes_both_ways_and_keeps_its_bounds(photographs):
@@ -146,20 +146,15 @@ def test_jitter_goes_both_ways_and_keeps_its_bounds(photographs):
     base = (images[0] // 2 + 50).astype("float32")
     for image in changed:
         grey.append(image.mean() - base.mean())
-        contrast.append(image.std() / base.std())
-        colour.append(np.ptp(image, -1).mean() / np.ptp(base, -1).mean())
+        # Each by itself: brightness multiplies all three, contrast the last two.
+        contrast.append(image.std() / image.mean() / (base.std() / base.mean()))
+        colour.append(
+            np.ptp(image, -1).mean() / image.std() / (np.ptp(base, -1).mean() / base.std())
+        )
     limit = 0.2 * 0.45 * 255
     assert -limit * 1.2 < min(grey) < -0.5 * limit and 0.5 * limit < max(grey) < 1.2 * limit
     for values in (contrast, colour):
         assert 0.6 < min(values) < 0.95 and 1.05 < max(values) < 1.5
-
-
-def test_saturation_stays_in_range():
-    """Keras' layer leaves it with the images' `value_range`: its own is that of the saturation."""
-    images = np.zeros((2, 4, 4, 3), "float32") + np.float32([200, 20, 60])
-    layer = rand_augment.saturation((3.0, 3.0), augmenting._ARGUMENTS)
-    changed = keras.ops.convert_to_numpy(layer(images, training=True))
-    np.testing.assert_allclose(changed[0, 0, 0], [200, 0, 200 * 40 / 180], atol=1)
 
 
 def test_erasing_fills_a_rectangle_with_noise(photographs):
@@ -228,25 +223,6 @@ def test_mixing_may_be_left_out():
     np.testing.assert_array_equal(soft, labels)
 
 
-def test_each_of_rand_augments_changes(photographs):
-    """Alone, at the official strength: it changes the image, and keeps range and shape."""
-    image = photographs[0][:1].astype("float32")
-    random = np.random.default_rng(0)
-    operations = rand_augment.Operations(training.RandAugment(), augmenting._ARGUMENTS)
-    assert len(operations.choices) == 14
-    for choice in operations.choices:
-        for layer in choice:
-            data = keras.ops.convert_to_tensor(image)
-            made = augmenting._draw(layer, data, random)
-            changed = keras.ops.convert_to_numpy(layer.transform_images(data, made))
-            assert changed.shape == image.shape, layer.name
-            assert changed.min() >= -0.01 and changed.max() <= 255.01, layer.name
-            assert np.abs(changed - image).mean() > 2, layer.name
-            if isinstance(layer, keras.layers.RandomRotation):
-                # 24 to 30 degrees, by the corners that it leaves empty.
-                assert 0.02 < (np.abs(changed - rand_augment.FILL) < 0.5).all(-1).mean() < 0.5
-
-
 def test_rand_augment_changes_half_of_the_times(photographs):
     images, labels = photographs
     row = recipe("in1k-224", "T", **{**PLAIN, "random_erasing": 0, "mixup": 0, "cutmix": 0})
@@ -254,6 +230,78 @@ def test_rand_augment_changes_half_of_the_times(photographs):
     changed = [augment(images, labels, seed=i)[0] for i in range(6)]
     kept = np.mean([(c == images).all((1, 2, 3)) for c in changed])
     assert 0.08 < kept < 0.45  # two changes, each made half of the times: a quarter
+
+
+def test_the_two_halves_by_themselves(photographs):
+    images, labels = photographs
+    augment = training.augmentation(recipe("in1k-224", "T"))
+    given = images[0].copy()
+    first, again, other = (augment.change_image(images[0], seed) for seed in ((1, 2), (1, 2), 3))
+    assert first.dtype == np.uint8 and first.shape == given.shape
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(images[0], given)
+    mixed, soft = augment.mix(images, labels, 5)
+    assert mixed.dtype == soft.dtype == np.float32 and not np.array_equal(soft, labels)
+    np.testing.assert_array_equal(augment.mix(images, labels, 5)[0], mixed)
+    # Nothing to mix: only another type.
+    mixed, soft = training.augmentation(recipe()).mix(images, labels, 5)
+    np.testing.assert_array_equal(mixed, images.astype("float32"))
+    np.testing.assert_array_equal(soft, labels)
+
+
+def test_files_are_changed_in_the_decoding_threads(tmp_path, monkeypatch):
+    """By seed, epoch and place, whatever the threads and what was read before."""
+    images = scan(files.folder(tmp_path / "data", images=5), validation_split=0.2)
+    row = recipe("in1k-224", "T")
+    threads, results = set(), []
+    change = augmentations.Augmentation.change_image
+
+    def noted(*arguments):
+        threads.add(threading.current_thread().name.split("_")[0])
+        return change(*arguments)
+
+    monkeypatch.setattr(augmentations.Augmentation, "change_image", noted)
+    for count, order in ((1, [(0, 0), (0, 1), (1, 0), (1, 1)]), (4, [(1, 1), (1, 0), (0, 0)])):
+        data = ImageFiles.for_training(images.train, 2, 32, 4, row, seed=7, threads=count)
+        found = {}
+        for data.epoch, index in order:
+            found[data.epoch, index] = data.batch(index)
+        data.close()
+        results.append(found)
+    assert threads == {"decode"}
+    everything, resumed = results
+    for key, (x, y, _) in resumed.items():
+        np.testing.assert_array_equal(x, everything[key][0])
+        np.testing.assert_array_equal(y, everything[key][1])
+    assert not np.array_equal(everything[0, 0][0], everything[1, 0][0])
+    # Crop and mirror of the file, the image's own changes, the batch's.
+    crops = [
+        loader.random_crop(
+            images.train[position][0], 32, np.random.default_rng((7, 1, 1, 4 + place))
+        )
+        for place, position in enumerate(everything[1, 1][2])
+    ]
+    rest = training.augmentation(recipe("in1k-224", "T", crop_scale=None, flip=0.0))
+    x = np.stack([change(rest, crop, (7, 1, 3, 4 + i)) for i, crop in enumerate(crops)])
+    y = np.eye(2)[[images.train[position][1] for position in everything[1, 1][2]]]
+    x, y = rest.mix(x, y, (7, 1, 2, 1))
+    np.testing.assert_array_equal(everything[1, 1][0], preprocess_input(x))
+    np.testing.assert_array_equal(everything[1, 1][1], y)
+
+
+def test_labels_of_several_classes_and_of_regressions(photographs):
+    """They stay as they are, or are mixed as the images are."""
+    images, _ = photographs
+    labels = np.random.default_rng(0).integers(0, 2, (8, 3)).astype("float64")
+    targets = np.arange(8.0)[:, None] - 3.5
+    for values in (labels, targets):
+        _, same = training.augmentation(recipe())(images, values, seed=1)
+        np.testing.assert_array_equal(same, values.astype("float32"))
+    greys, _ = grey_levels()
+    mixing = training.augmentation(recipe(**{**PLAIN, "mixup": 0.8}))
+    changed, mixed = mixing(greys, targets, seed=2)
+    np.testing.assert_allclose(changed.mean((1, 2, 3)) / 30 - 3.5, mixed[:, 0], atol=1e-2)
 
 
 def test_inputs_that_are_refused(photographs):
@@ -267,6 +315,12 @@ def test_inputs_that_are_refused(photographs):
         augment(np.where(images > 100, np.nan, images), labels)
     with pytest.raises(ValueError, match="`labels` must be one-hot"):
         augment(images, labels.argmax(1))
+    with pytest.raises(ValueError, match="`image` must be uint8.*float32"):
+        augment.change_image(images[0].astype("float32"), 1)
+    with pytest.raises(ValueError, match=r"`image` must be uint8.*image.shape=\(64, 64\)"):
+        augment.change_image(images[0, :, :, 0], 1)
+    with pytest.raises(ValueError, match="`labels` must be one-hot"):
+        augment.mix(images, labels[:3], 1)
     for seed in (-1, (1, -2), 1.5, (), True):
         with pytest.raises(ValueError, match="`seed` must be an int or a tuple of ints"):
             augment(images, labels, seed=seed)

@@ -1,6 +1,9 @@
 """The table against the published facts, and how a row is chosen from it."""
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 from keras_internimage import training
 from keras_internimage.models import VARIANTS
-from keras_internimage.training import schedules
+from keras_internimage.training import recipes, schedules
 
 pytestmark = pytest.mark.any_backend
 
@@ -25,9 +28,18 @@ CLASSIFICATION = {
     ("inat18-384", "H"): (100, 0, 2e-5, 0, 0, 0.6, 0.3, 0, 0, 0, None),
 }
 COLUMNS = (
-    "epochs warmup_epochs learning_rate warmup_learning_rate minimum_learning_rate drop_path_rate "
-    "label_smoothing mixup cutmix random_erasing ema"
-).split()
+    "epochs",
+    "warmup_epochs",
+    "learning_rate",
+    "warmup_learning_rate",
+    "minimum_learning_rate",
+    "drop_path_rate",
+    "label_smoothing",
+    "mixup",
+    "cutmix",
+    "random_erasing",
+    "ema",
+)
 # Rate, weight decay, layer decay, drop path, images in a step, epochs or iterations, clipping.
 DENSE = {
     ("mask-rcnn-1x", "T"): (1e-4, 0.05, 1.0, 0.2, 16, 12, None),
@@ -86,16 +98,59 @@ def test_dense_rows_are_the_published_ones(key):
     assert (row.ema is not None) == (row.name in ("cascade-3x", "dino-objects365"))
 
 
-def test_every_row_is_complete_and_only_finetune_is_ours():
+def test_every_row_is_complete_and_two_are_ours():
     tested = {name for name, _ in (*CLASSIFICATION, *DENSE)}
-    assert set(training.RECIPES) == tested | {"finetune"}
-    assert [name for name, row in training.RECIPES.items() if not row.official] == ["finetune"]
+    ours = [name for name, row in training.RECIPES.items() if not row.official]
+    assert ours == ["finetune", "scratch"]
+    assert set(training.RECIPES) == tested | set(ours)
     for name, row in training.RECIPES.items():
         for variant in row.variants:
             assert schedules.schedule(training.recipe(name, variant), 1000).steps == 1000
     own = training.RECIPES["finetune"]
     assert own.resolution == {name: VARIANTS[name].resolution for name in VARIANTS}
     assert own.layer_decay == 0.9 and own.label_smoothing == 0.1 and own.ema is None
+
+
+def test_random_weights_have_a_recipe_of_their_own():
+    """Nothing was learnt before: all blocks learn alike, faster and for longer."""
+    for variant in VARIANTS:
+        scratch, finetune = (training.recipe(name, variant) for name in ("scratch", "finetune"))
+        assert scratch.layer_decay == 1.0 > finetune.layer_decay
+        assert scratch.epochs >= 10 * finetune.epochs
+        assert scratch.learning_rate > finetune.learning_rate
+        assert scratch.resolution == finetune.resolution
+        assert scratch.ema is None and scratch.layer_decay_scheme == "classification"
+
+
+RECIPES_ALONE = """
+import importlib.util, pathlib, sys, types
+parent = types.ModuleType("keras_internimage")   # its own __init__ is not what is tested
+parent.__path__ = [str(pathlib.Path(sys.argv[1]))]
+sys.modules["keras_internimage"] = parent
+from keras_internimage import training
+from keras_internimage.training import recipes
+assert training.recipe("scratch", "T").epochs == 100 and list(training.RECIPES)
+assert dir(training) == sorted(training.__all__)
+assert not {"keras", "numpy", "PIL"} & set(sys.modules), "recipes are plain data"
+"""
+
+
+def test_reading_recipes_imports_no_keras():
+    package = pathlib.Path(training.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", RECIPES_ALONE, str(package)], check=True, timeout=60)
+
+
+def test_public_names_are_what_they_say():
+    # Also after every module was imported: a module of a public name would take its place.
+    for file in pathlib.Path(training.__file__).parent.glob("[a-z]*.py"):
+        assert file.stem not in training.__all__
+    assert dir(training) == sorted(training.__all__) == sorted(training._MODULE_OF)
+    for name in training.__all__:
+        value = training.__getattr__(name)
+        assert value is getattr(training, name)
+        assert getattr(value, "__module__", recipes.__name__).endswith(training._MODULE_OF[name])
+    with pytest.raises(AttributeError, match="has no attribute 'augment'"):
+        _ = training.augment
 
 
 def test_what_cannot_be_chosen():
@@ -149,6 +204,20 @@ def test_steps_and_polynomial_are_those_of_the_dense_recipes():
     np.testing.assert_allclose(rates(schedule, t), [*expected, 3e-5, 0], rtol=1e-5)
     # Short trainings do not spend themselves warming up.
     assert schedules.schedule(training.recipe("upernet-512", "T"), 1000).warmup_steps == 100
+
+
+@pytest.mark.parametrize("minimum", [0.0, 3e-6])
+@pytest.mark.parametrize("kind", ["cosine", "poly"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 49, 77, 1000, 12_345, 1_000_003])
+def test_the_end_is_exactly_the_lowest_rate(kind, steps, minimum):
+    """Without a rounding error such as 3.8e-18 instead of 0, on the way down all the same."""
+    arguments = {"kind": kind, "minimum_learning_rate": minimum, "warmup_steps": steps // 3}
+    schedule = training.WarmupSchedule(2e-3, steps, **arguments)
+    before, *end = rates(schedule, (steps - 1, steps, steps + 1, 2 * steps))
+    assert end == [np.float32(minimum)] * 3
+    assert minimum < before <= np.float32(2e-3)
+    shared = training.WarmupSchedule(2e-3, steps, accumulation=4, **arguments)
+    assert rates(shared, (4 * steps - 1, 4 * steps)).tolist() == [before, np.float32(minimum)]
 
 
 def test_a_schedule_counts_updates_and_comes_back_from_its_config():
