@@ -185,7 +185,7 @@ def _names(classes):
 
 def _scores(model, files, size, batch_size, bad):
     """`(file, probabilities)` of each readable file; what is not goes into `bad`."""
-    from keras_internimage.commands.progress import Progress
+    from keras_internimage.progress import Progress
 
     batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
     with (
@@ -218,7 +218,7 @@ def _submit(pool, batch, size):
 
 
 def _read(file, size):
-    from keras_internimage.data.folders import explain
+    from keras_internimage.data.check import explain
     from keras_internimage.preprocessing import load_image
 
     try:
@@ -230,7 +230,7 @@ def _read(file, size):
 
 
 def _shown(file):
-    from keras_internimage.data.folders import printable
+    from keras_internimage.data.check import printable
 
     return printable(str(file))
 

@@ -1,6 +1,16 @@
 """Images on disk as data for training: folders by class, the loader, labels."""
 
-from keras_internimage.data.folders import FolderError, Images, scan
+from keras_internimage.data.balance import balanced_order, class_weights
+from keras_internimage.data.folders import Images, scan
+from keras_internimage.data.layout import FolderError
 from keras_internimage.data.loader import EpochSetter, ImageFiles
 
-__all__ = ["EpochSetter", "FolderError", "ImageFiles", "Images", "scan"]
+__all__ = [
+    "EpochSetter",
+    "FolderError",
+    "ImageFiles",
+    "Images",
+    "balanced_order",
+    "class_weights",
+    "scan",
+]

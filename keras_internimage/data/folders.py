@@ -1,35 +1,21 @@
 """A folder of images by class: what is in it, and what is wrong with it, before training starts."""
 
 import collections
-import concurrent.futures
 import dataclasses
 import itertools
 import os
 import pathlib
 import unicodedata
-import warnings
 
 import numpy as np
 
-from keras_internimage.commands.progress import Progress
-from keras_internimage.preprocessing import read_image
+from keras_internimage.data import duplicates
+from keras_internimage.data.check import count, printable, shown, unreadable
+from keras_internimage.data.layout import FolderError, Found, is_output, parts
 
-# What is taken for an image. Those of the second line Pillow does not read without a plug-in: they
-# are refused by name, where leaving them out in silence would train on half of a folder.
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .ppm .pgm .pbm .jp2 "
-    ".heic .heif .jxl .cr2 .cr3 .nef .arw .dng .psd".split()
-)
-TRAINING = ("train", "training")
-VALIDATION = ("val", "valid", "validation")
-TEST = ("test", "testing")
-# Files and folders that systems and archives leave behind, beside the hidden ones.
-LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 SHOWN = 10
-
-
-class FolderError(ValueError):
-    """A folder cannot be trained on; the message lists all reasons."""
+# From this ratio of the largest class to the smallest on, a note says how to balance them.
+IMBALANCE = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +28,8 @@ class Images:
         train, validation: `(path, label)` of each image; a label is an index into `class_names`.
         bad: `(path, reason)` of each file left out, with `skip_bad`.
         notes: sentences the user should read.
+
+    `counts()` gives the numbers of images by class.
     """
 
     folder: pathlib.Path
@@ -51,20 +39,40 @@ class Images:
     bad: tuple[tuple[pathlib.Path, str], ...] = ()
     notes: tuple[str, ...] = ()
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """`(train, validation)` numbers of images by the name of the class."""
+        numbers = [
+            collections.Counter(label for _, label in part)
+            for part in (self.train, self.validation)
+        ]
+        return {
+            name: (numbers[0][label], numbers[1][label])
+            for label, name in enumerate(self.class_names)
+        }
 
-def scan(folder, validation_split=0.2, seed=0, skip_bad=False, threads=None):
+
+def scan(
+    folder: str | os.PathLike,
+    validation_split: float = 0.2,
+    seed: int = 0,
+    skip_bad: bool = False,
+    threads: int | None = None,
+) -> Images:
     """Finds the images of a folder, and reads every one of them to the end.
 
-    The folder has one folder for each class, or `train/` and `val/` (also `valid/`, `validation/`)
-    with these inside. Folders within a class belong to it; links are followed; hidden files are
-    left out, and files that are no images by their suffix. Without a `val/`, a part of each class
-    is kept for validation: `round(images * validation_split)`, but at least one, and never all.
+    The folder has one folder for each class, or one for training (`train/`, `training_set/`,
+    `seg_train/`, ...) and one for validation (`val/`, `valid/`, `dev/`, ...) with these inside; one
+    for tests is not looked at. Folders within a class belong to it; links are followed; left out
+    are hidden files, files that are no images by their suffix, and output folders of
+    `internimage-train`. Without a folder for validation, a part of each class is kept for it:
+    `round(images * validation_split)`, but at least one, and never all.
 
     Args:
         folder: path of the folder.
         validation_split: share of the images for validation, more than 0 and less than 1.
         seed: integer; the same one gives the same split.
-        skip_bad: whether to leave out files that cannot be read, instead of refusing them.
+        skip_bad: whether to leave out files that cannot be read and classes without an image,
+            instead of refusing them.
         threads: how many read at the same time; None takes one for each processor.
 
     Returns:
@@ -84,21 +92,37 @@ def scan(folder, validation_split=0.2, seed=0, skip_bad=False, threads=None):
     if not folder.is_dir():
         what = "a file" if folder.exists() else "nothing of that name"
         raise FolderError(f"There must be a folder of images. Received: {folder} ({what})")
-    found = _Found(folder)
-    train, validation = _parts(found)
-    problems = _names(train, validation)
+    if printable(str(folder)) != str(folder):
+        raise FolderError(
+            "The path of the folder must be UTF-8, which the output is written in. "
+            f"Received: {printable(str(folder))}"
+        )
+    if is_output(folder):
+        raise FolderError(
+            f"There must be a folder of images. Received: {folder}, the output of a training"
+        )
+    found = Found(folder)
+    train, validation = parts(found)
+    problems = _names(train, validation) + _same_files(train, validation, folder)
     files = sorted(set(itertools.chain(*train.values(), *validation.values())))
-    bad = list(found.bad) + _unreadable(files, threads)
+    bad = list(found.bad) + unreadable(files, folder, threads)
     left_out = {file for file, _ in bad}
     train, validation = (
         {name: [file for file in files if file not in left_out] for name, files in part.items()}
         for part in (train, validation)
     )
     if bad and not skip_bad:
-        problems += [f"{_shown(file, folder)}: {reason}" for file, reason in bad]
-    problems += _sizes(train, folder)
+        problems += [f"{shown(file, folder)}: {reason}" for file, reason in bad]
+    empty = [name for name, files in train.items() if not files]
+    if skip_bad:
+        train = {name: files for name, files in train.items() if files}
+        validation = {name: files for name, files in validation.items() if name not in empty}
+    else:
+        problems += [f"{printable(name)}/: {_why_empty(folder, name, found)}" for name in empty]
+    problems += _number_of_classes(train, folder)
     if problems:
-        raise FolderError(_message(folder, problems, bool(bad) and not skip_bad, len(bad)))
+        skippable = (0, 0) if skip_bad else (len(bad), len(empty))
+        raise FolderError(_message(folder, problems, *skippable))
     if not validation:
         train, validation = _split(train, validation_split, seed)
         if not any(validation.values()):
@@ -106,7 +130,7 @@ def scan(folder, validation_split=0.2, seed=0, skip_bad=False, threads=None):
                 "At least one class must have two images, one of them for validation. "
                 f"Received: {folder} with {len(train)} classes of one image each"
             )
-    notes = _notes(found, train, validation, bad)
+    notes = _notes(found, train, validation, bad, empty if skip_bad else [])
     names = tuple(sorted(train))
     label = {name: index for index, name in enumerate(names)}
     train, validation = (
@@ -116,102 +140,9 @@ def scan(folder, validation_split=0.2, seed=0, skip_bad=False, threads=None):
     return Images(folder, names, train, validation, tuple(bad) if skip_bad else (), notes)
 
 
-def images_below(folder):
+def images_below(folder: str | os.PathLike) -> list[pathlib.Path]:
     """Paths of all images in a folder and the folders in it, as `scan` finds them."""
-    return _Found(folder).images(pathlib.Path(folder))
-
-
-class _Found:
-    """Walks through folders and notes what it leaves out."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.bad = []  # (path, reason)
-        self.ignored = collections.Counter()  # suffix -> how many files
-        self.loose = 0  # images that lie beside the classes' folders
-        self.test = None
-
-    def entries(self, folder):
-        """The visible folders and images of a folder, sorted."""
-        try:
-            inside = sorted(folder.iterdir())
-        except OSError as error:
-            self.bad.append((folder, f"cannot be opened ({error.strerror})"))
-            return [], []
-        folders, files = [], []
-        for path in inside:
-            if path.name.startswith(".") or path.name.lower() in LEFT_BEHIND:
-                continue
-            try:
-                is_folder = path.is_dir()
-            except OSError as error:
-                self.bad.append((path, f"cannot be opened ({error.strerror})"))
-                continue
-            if is_folder:
-                folders.append(path)
-            elif path.suffix.lower() in SUFFIXES:
-                files.append(path)
-            else:
-                self.ignored[path.suffix.lower() or "without a suffix"] += 1
-        return folders, files
-
-    def images(self, folder, above=()):
-        """All images below a folder."""
-        here = os.path.realpath(folder)
-        if here in above:  # a link to a folder that it lies in
-            return []
-        folders, files = self.entries(folder)
-        for inner in folders:
-            files += self.images(inner, (*above, here))
-        return files
-
-    def classes(self, folder):
-        folders, files = self.entries(folder)
-        self.loose += len(files)
-        return {inner.name: self.images(inner) for inner in folders}
-
-
-def _parts(found):
-    """Images by class for training and for validation; the latter is empty where there is none."""
-    folders, files = found.entries(found.folder)
-    known = (*TRAINING, *VALIDATION, *TEST)
-    if folders and all(inner.name.lower() in known for inner in folders):
-        by_part = collections.defaultdict(list)
-        for inner in folders:
-            name = inner.name.lower()
-            part = 0 if name in TRAINING else 1 if name in VALIDATION else 2
-            by_part[part].append(inner)
-        twice = [part for part in by_part.values() if len(part) > 1]
-        if twice:
-            names = " and ".join(inner.name for inner in twice[0])
-            raise FolderError(f"There must be one folder of this kind. Received: {names}")
-        if 0 not in by_part:
-            raise FolderError(
-                "There must be a folder `train`, or one folder for each class. "
-                f"Received: {found.folder} with {', '.join(inner.name for inner in folders)}"
-            )
-        found.loose += len(files)
-        found.test = by_part[2][0].name if 2 in by_part else None
-        train = found.classes(by_part[0][0])
-        validation = found.classes(by_part[1][0]) if 1 in by_part else {}
-        if not train:
-            raise FolderError(
-                f"There must be one folder for each class in {by_part[0][0]}. "
-                f"Received: {'images without one' if found.loose else 'an empty folder'}"
-            )
-        if 1 in by_part and not validation:
-            raise FolderError(
-                f"There must be one folder for each class in {by_part[1][0]}. "
-                f"Received: {'images without one' if found.loose else 'an empty folder'}"
-            )
-        return train, validation
-    found.loose += len(files)
-    if not folders:
-        what = f"{len(files)} images without one" if files else "no folder and no image"
-        raise FolderError(
-            f"There must be one folder for each class in {found.folder}. Received: {what}"
-        )
-    return {inner.name: found.images(inner) for inner in folders}, {}
+    return Found(pathlib.Path(folder)).images(pathlib.Path(folder))
 
 
 def _names(train, validation):
@@ -234,123 +165,59 @@ def _names(train, validation):
     return problems
 
 
-def _sizes(train, folder):
-    """What is wrong with the numbers of classes and images."""
-    problems = [f"{printable(name)}/: has no image" for name, files in train.items() if not files]
-    if len(train) == 1:
-        (name,) = train
-        problems.append(
-            f"{printable(name)}/: is the only class, and there must be two or more (is one folder "
-            f"for each class inside? then pass {folder / name})"
-        )
-    return problems
+def _same_files(train, validation, folder):
+    """Files that would be trained on and validated with."""
+    pairs = duplicates.same_files(
+        list(itertools.chain(*train.values())), list(itertools.chain(*validation.values()))
+    )
+    return [
+        f"{shown(other, folder)}: for validation, is the same file as {shown(one, folder)}"
+        for one, other in pairs
+    ]
 
 
-def _unreadable(files, threads):
-    """`(path, reason)` of the files that are no whole images."""
-    from PIL import Image
-
-    threads = threads or os.cpu_count() or 1
-    with (
-        warnings.catch_warnings(),
-        concurrent.futures.ThreadPoolExecutor(threads) as pool,
-        Progress("Reading every image once", len(files)) as progress,
-    ):
-        # Sizes are judged below; what Pillow warns of else is not the user's to change.
-        warnings.simplefilter("ignore")
-        Image.init()
-        bad = []
-        for file, reason in zip(files, pool.map(why_bad, files, chunksize=1), strict=True):
-            progress.advance()
-            if reason is not None:
-                bad.append((file, reason))
-    return bad
+def _why_empty(folder, name, found):
+    """Why a class has no image: which files are in its folder, and why they are none."""
+    kinds = {}
+    for suffix, paths in found.ignored.items():
+        own = [x for x in paths if name in x.relative_to(folder).parts[:-1]]
+        if own:
+            kinds[suffix] = own
+    if not kinds:
+        return "has no image"
+    listed = ", ".join(f"{len(own)} {suffix}" for suffix, own in sorted(kinds.items()))
+    example = printable(next(iter(kinds.values()))[0].name)
+    return (
+        f"has no image; images are told by a suffix such as .jpg or .png, and its files have "
+        f"others ({listed}; for example {example})"
+    )
 
 
-def why_bad(path):
-    """Why a file is no image to train on, or None if it is one. Reads all of it."""
-    from PIL import Image
-
-    def small(size):
-        pixels = size[0] * size[1]
-        if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(_too_large(size, Image.MAX_IMAGE_PIXELS))
-        return 1, 1  # every byte is read, at the smallest scale that the format has
-
-    if printable(path.name) != path.name:
-        return "the name is no UTF-8"
-    try:
-        read_image(path, exif_orientation=True, at_least=small)
-    except FileNotFoundError:
-        return "is a link to nothing" if path.is_symlink() else "is not there any more"
-    except MemoryError:
-        return "does not fit into memory"
-    except ValueError as error:
-        return explain(path, error)
-    return None
+def _number_of_classes(train, folder):
+    if len(train) != 1:
+        return [] if train else ["there is no class with an image"]
+    (name,) = train
+    return [
+        f"{printable(name)}/: is the only class, and there must be two or more (is one folder "
+        f"for each class inside? then pass {folder / name})"
+    ]
 
 
-def explain(path, error):
-    """A few words for what `read_image` raised for a file."""
-    from PIL import Image, UnidentifiedImageError
-
-    cause = error.__cause__
-    if isinstance(cause, PermissionError):
-        return "may not be read (permission denied)"
-    if isinstance(cause, UnidentifiedImageError):
-        with open(path, "rb") as file:
-            head = file.read(512)
-        if not head:
-            return "is empty"
-        if b"\0" not in head and _is_text(head):
-            return "is text, not an image"
-        return "is no image that Pillow reads"
-    if isinstance(cause, Image.DecompressionBombError):
-        return f"is too large ({cause})"
-    if cause is None:  # 32 bits per channel, which read_image refuses itself
-        return str(error).partition(" Received: ")[0].rstrip(".")
-    if isinstance(cause, ValueError) and str(cause).startswith("is "):
-        return str(cause)
-    return f"is damaged ({cause or type(cause).__name__})"
-
-
-def _too_large(size, limit):
-    return f"is too large ({size[0]} x {size[1]} pixels; at most {limit} in all)"
-
-
-def _is_text(head):
-    try:
-        head[:-4].decode("utf-8") if len(head) == 512 else head.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def printable(name):
-    """A file's name as text that can be printed; bytes that are no UTF-8 become `\\xNN`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace") if os.name == "posix" else name
-
-
-def _shown(path, folder):
-    return printable(str(path.relative_to(folder)))
-
-
-def _message(folder, problems, skippable, bad):
+def _message(folder, problems, bad, empty):
     lines = [f"The folder must be fit to be trained on. Received: {folder} with"]
     lines += [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more ({len(problems)} in all)")
-    if skippable:
-        others = len(problems) - bad
-        only = f" Not with the other {count(others, 'problem')}." if others else ""
-        files = "the file" if bad == 1 else f"the {bad} files"
-        lines.append(f"--skip-bad leaves out {files} that cannot be read.{only}")
+    if bad or empty:
+        what = []
+        if bad:
+            what.append(f"{'the file' if bad == 1 else f'the {bad} files'} that cannot be read")
+        if empty:
+            what.append("the empty class" if empty == 1 else f"the {empty} empty classes")
+        others = len(problems) - bad - empty
+        only = f" Not the other {count(others, 'problem')}." if others else ""
+        lines.append(f"--skip-bad leaves out {' and '.join(what)}.{only}")
     return "\n".join(lines)
-
-
-def count(number, noun):
-    """`1 file`, `2 files`."""
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _split(classes, share, seed):
@@ -365,21 +232,74 @@ def _split(classes, share, seed):
     return train, validation
 
 
-def _notes(found, train, validation, bad):
+def _notes(found, train, validation, bad, empty):
     notes = []
     if bad:
         notes.append(f"{count(len(bad), 'file')} left out: unreadable.")
+    if empty:
+        notes.append(f"Left out, having no image: {_some(sorted(empty))}.")
     if found.loose:
         loose = count(found.loose, "image")
         notes.append(f"{loose} left out: outside the folders of classes.")
     if found.ignored:
         kinds = ", ".join(sorted(found.ignored))
-        others = count(sum(found.ignored.values()), "file")
+        others = count(sum(map(len, found.ignored.values())), "file")
         notes.append(f"{others} left out: no images by suffix ({kinds}).")
-    if found.test:
-        notes.append(f"{found.test}/ is not looked at.")
-    unmeasured = [printable(name) for name in sorted(train) if not validation.get(name)]
+    if found.outputs:
+        names = sorted({path.name for path in found.outputs})
+        notes.append(f"Left out, being the output of a training: {_some(names)}.")
+    for name in found.not_used:
+        notes.append(f"{printable(name)}/ is not looked at.")
+    unmeasured = [name for name in sorted(train) if not validation.get(name)]
     if unmeasured:
-        shown = ", ".join(unmeasured[:SHOWN]) + (", ..." if len(unmeasured) > SHOWN else "")
-        notes.append(f"Without an image for validation: {shown}.")
+        notes.append(f"Without an image for validation: {_some(unmeasured)}.")
+    notes += _copies(found.folder, train, validation)
+    sizes = {name: len(files) for name, files in train.items()}
+    most, least = max(sizes, key=sizes.get), min(sizes, key=sizes.get)
+    if sizes[most] >= IMBALANCE * sizes[least]:
+        notes.append(
+            f"The classes differ much in size: {sizes[most]} images of {printable(most)} to train "
+            f"on, {sizes[least]} of {printable(least)}. --class-weights balanced or --sampling "
+            "balanced has them count alike."
+        )
     return tuple(notes)
+
+
+def _copies(folder, train, validation):
+    """Notes of images whose content is there twice where it matters."""
+    places = collections.defaultdict(list)  # path -> (class, whether for validation)
+    for held_out, part in ((False, train), (True, validation)):
+        for name, files in part.items():
+            for file in files:
+                places[file].append((name, held_out))
+    leaked, contradicting = [], []
+    for group in duplicates.copies(list(places)):
+        of = {file: places[file][0] for file in group}
+        trained = [file for file in group if not of[file][1]]
+        leaked += [(file, trained[0]) for file in group if of[file][1] and trained]
+        other = next((file for file in group if of[file][0] != of[group[0]][0]), None)
+        if other is not None:
+            contradicting.append((group[0], other))
+    notes = []
+    if leaked:
+        whole = sum(map(len, validation.values()))
+        notes.append(
+            f"{len(leaked)} of {count(whole, 'image')} for validation are copies of images to "
+            f"train on, so that validation looks too good. {_pair(leaked[0], folder)}."
+        )
+    if contradicting:
+        notes.append(
+            f"{count(len(contradicting), 'image')} in more than one class. "
+            f"{_pair(contradicting[0], folder)}."
+        )
+    return notes
+
+
+def _pair(files, folder):
+    one, other = (shown(file, folder) for file in files)
+    return f"For example {one} has the content of {other}"
+
+
+def _some(names):
+    shown = ", ".join(map(printable, names[:SHOWN]))
+    return shown + (", ..." if len(names) > SHOWN else "")

@@ -13,7 +13,8 @@ import threading
 import keras
 import numpy as np
 
-from keras_internimage.data.folders import explain
+from keras_internimage.data.balance import balanced_order
+from keras_internimage.data.check import explain
 from keras_internimage.preprocessing import load_image, preprocess_input, read_image
 from keras_internimage.training.augmentations import augmentation, crop_box
 
@@ -55,6 +56,8 @@ class ImageFiles(keras.utils.PyDataset):
         crop_scale, crop_ratio: least and greatest share of the image's area, and width over height,
             of a random crop; None for the central square.
         flip: probability of mirroring an image, left to right.
+        sampling: for training, None visits every image once in an epoch; "balanced" visits as many
+            images, an equal share of each class, those of small classes several times.
         threads: threads that decode; None takes one for each processor, 16 at most.
 
     Attributes:
@@ -78,6 +81,7 @@ class ImageFiles(keras.utils.PyDataset):
         crop_scale=(0.08, 1.0),
         crop_ratio=(3 / 4, 4 / 3),
         flip=0.5,
+        sampling=None,
         threads=None,
     ):
         # Keras' own threads hand batches over from one epoch to the next after an early end, and
@@ -85,7 +89,12 @@ class ImageFiles(keras.utils.PyDataset):
         super().__init__(workers=1)
         if not files:
             raise ValueError("files must hold at least one image. Received: files=()")
+        if sampling not in (None, "balanced"):
+            raise ValueError(
+                f"`sampling` must be None or 'balanced'. Received: sampling={sampling!r}"
+            )
         self.files, self.classes, self.size = tuple(files), classes, size
+        self.sampling = sampling
         self.batch_size, self.training, self.seed = batch_size, training, seed
         self.change_image, self.augment = change_image, augment
         self.crop = {"scale": crop_scale, "ratio": crop_ratio, "flip": flip}
@@ -160,7 +169,11 @@ class ImageFiles(keras.utils.PyDataset):
         """The positions in `files` that an epoch visits, in order, filled up to whole batches."""
         if not self.training:
             return np.arange(len(self.files))
-        order = self._random(epoch, _ORDER).permutation(len(self.files))
+        random = self._random(epoch, _ORDER)
+        if self.sampling == "balanced":
+            order = balanced_order([label for _, label in self.files], self.classes, random)
+        else:
+            order = random.permutation(len(self.files))
         return np.resize(order, self.batches * self.batch_size)  # repeats from its beginning
 
     def _random(self, epoch, stream, *more):

@@ -8,8 +8,7 @@ import photographs
 import pytest
 from PIL import Image
 
-from keras_internimage.data import FolderError, scan
-from keras_internimage.data import folders as module
+from keras_internimage.data import FolderError, check, scan
 
 pytestmark = pytest.mark.any_backend
 
@@ -63,7 +62,7 @@ class TestSplit:
         images = scan(tmp_path)
         assert len(images.train) == 6 and len(images.validation) == 4
         assert all(name.startswith("Val/") for name in names(images, "validation"))
-        assert images.notes == ("test/ is not looked at.",)
+        assert images.notes[0] == "test/ is not looked at."
 
     def test_a_class_may_be_called_train(self, tmp_path):
         photographs.folder(tmp_path, images=3)
@@ -177,16 +176,34 @@ class TestWhatIsRefused:
 
     def test_an_empty_class(self, data):
         (data / "empty").mkdir()
-        text = refusal(data, skip_bad=True)
-        assert "empty/: has no image" in text and "--skip-bad" not in text
+        text = refusal(data)
+        assert "empty/: has no image" in text and "--skip-bad leaves out the empty class." in text
+        images = scan(data, skip_bad=True)
+        assert images.class_names == ("china", "flower")
+        assert images.notes == ("Left out, having no image: empty.",)
 
     def test_a_class_of_bad_files_alone(self, data):
         (data / "words").mkdir()
         (data / "words" / "a.jpg").write_text("text")
         text = refusal(data)
         assert "words/a.jpg: is text" in text and "words/: has no image" in text
-        assert "the file that cannot be read. Not with the other 1 problem." in text
-        assert "words/: has no image" in refusal(data, skip_bad=True)
+        assert "leaves out the file that cannot be read and the empty class." in text
+        images = scan(data, skip_bad=True)
+        assert images.class_names == ("china", "flower")
+        assert images.notes[:2] == (
+            "1 file left out: unreadable.",
+            "Left out, having no image: words.",
+        )
+
+    def test_a_class_without_suffixes(self, data):
+        """It is said which files were looked at, and why they are none."""
+        (data / "plain").mkdir()
+        for index in range(3):
+            (data / "plain" / f"a0{index}").write_bytes(b"\xff\xd8\xff")
+        (data / "plain" / "b.txt").write_text("text")
+        text = refusal(data)
+        assert "plain/: has no image; images are told by a suffix such as .jpg or .png" in text
+        assert "(1 .txt, 3 without a suffix; for example a00)" in text
 
     def test_one_class(self, tmp_path):
         photographs.folder(tmp_path / "archive", images=2)
@@ -221,7 +238,10 @@ class TestWhatIsRefused:
             ([], "no folder and no image"),
             (["train/a.jpg", "val/a.jpg"], "images without one"),
             (["val/x/a.jpg"], "There must be a folder `train`"),
-            (["train/x/a.jpg", "training/x/a.jpg"], "one folder of this kind"),
+            (
+                ["train/x/a.jpg", "training/x/a.jpg"],
+                "for training. Received: train and training",
+            ),
         ],
     )
     def test_other_layouts(self, tmp_path, made, message):
@@ -271,7 +291,149 @@ def test_every_file_is_read_to_its_end(tmp_path):
     """A header alone says little: the scan of a JPEG is cut in its last tenth."""
     path = tmp_path / "a.jpg"
     photographs.piece("china", 0, side=300).save(path)
-    assert module.why_bad(path) is None
+    assert check.why_bad(path) is None
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 9 // 10])
-    assert "truncated" in module.why_bad(path)
+    assert "truncated" in check.why_bad(path)
+
+
+class TestParts:
+    """Folders beside those of the training, whatever they are called, never become classes."""
+
+    def parts(self, folder, *names, images=3):
+        for number, name in enumerate(names):
+            photographs.folder(folder / name, images=images + number)
+        return folder
+
+    @pytest.mark.parametrize(
+        ("train", "validation"),
+        [
+            ("train", "dev"),
+            ("training_set", "valid"),
+            ("seg_train", "seg_val"),
+            ("Training", "Validation Set"),
+        ],
+    )
+    def test_names_of_parts(self, tmp_path, train, validation):
+        images = scan(self.parts(tmp_path, train, validation))
+        assert images.class_names == ("china", "flower")
+        assert len(images.train) == 6 and len(images.validation) == 8
+
+    @pytest.mark.parametrize("other", ["test of others", "images to test", "test_set", "seg_test"])
+    def test_a_test_set_is_not_used(self, tmp_path, other):
+        images = scan(self.parts(tmp_path, "train", "val", other))
+        assert images.class_names == ("china", "flower")
+        assert len(images.train) == 6 and len(images.validation) == 8
+        assert f"{other}/ is not looked at." in images.notes
+
+    def test_a_training_set_and_a_test_set(self, tmp_path):
+        images = scan(self.parts(tmp_path, "training_set", "test_set", images=5))
+        assert images.class_names == ("china", "flower")
+        assert len(images.train) + len(images.validation) == 10
+        assert "test_set/ is not looked at." in images.notes
+
+    def test_parts_without_classes(self, tmp_path):
+        for name in ("training_set", "test_set"):
+            (tmp_path / name).mkdir()
+            photographs.piece("china", 0).save(tmp_path / name / "a.jpg")
+        assert "one folder for each class in" in refusal(tmp_path)
+
+    def test_a_folder_without_images_beside(self, tmp_path):
+        self.parts(tmp_path, "train", "val")
+        (tmp_path / "runs" / "exp1").mkdir(parents=True)
+        (tmp_path / "runs" / "exp1" / "log.txt").write_text("text")
+        images = scan(tmp_path)
+        assert images.class_names == ("china", "flower")
+        assert "runs/ is not looked at." in images.notes
+
+    def test_other_images_beside_are_refused(self, tmp_path):
+        text = refusal(self.parts(tmp_path, "train", "val", "extra"))
+        assert "no others with images" in text and "with extra/" in text
+
+    def test_parts_of_unknown_names(self, tmp_path):
+        text = refusal(self.parts(tmp_path, "one", "two"))
+        assert "one/, two/, which all hold china/, flower/" in text
+
+    def test_classes_with_folders_of_their_own(self, data):
+        (data / "china" / "day").mkdir()
+        photographs.piece("china", 7).save(data / "china" / "day" / "a.jpg")
+        assert scan(data).class_names == ("china", "flower")
+
+    @pytest.mark.parametrize("inside", [".", "train"])
+    def test_the_output_of_a_training_is_no_class(self, tmp_path, inside):
+        self.parts(tmp_path, "train", "val")
+        folder = tmp_path / inside / "my-output"
+        folder.mkdir()
+        (folder / "run.json").write_text("{}")
+        (folder / "history.csv").write_text("epoch")
+        photographs.piece("china", 0).save(folder / "curves.png")
+        images = scan(tmp_path)
+        assert images.class_names == ("china", "flower")
+        assert "Left out, being the output of a training: my-output." in images.notes
+        assert "the output of a training" in refusal(folder)
+
+
+class TestTheSameImageTwice:
+    def parts(self, folder):
+        for number, part in enumerate(("train", "val")):
+            for name in ("china", "flower"):
+                (folder / part / name).mkdir(parents=True)
+                for index in range(3):
+                    piece = photographs.piece(name, 3 * number + index)
+                    piece.save(folder / part / name / f"{index}.png")
+        return folder
+
+    def test_no_note_without(self, tmp_path):
+        assert scan(self.parts(tmp_path)).notes == ()
+
+    def test_the_same_file_on_both_sides(self, tmp_path):
+        photographs.folder(tmp_path / "train", images=3)
+        (tmp_path / "val").symlink_to(tmp_path / "train")
+        text = refusal(tmp_path)
+        assert "val/china/000.jpg: for validation, is the same file as train/china/000.jpg" in text
+        assert "(6 in all)" not in text and text.count("is the same file as") == 6
+
+    def test_a_hard_link(self, tmp_path):
+        self.parts(tmp_path)
+        (tmp_path / "val" / "china" / "9.png").hardlink_to(tmp_path / "train" / "china" / "1.png")
+        assert "val/china/9.png: for validation, is the same file" in refusal(tmp_path)
+
+    def test_copies_on_both_sides(self, tmp_path):
+        self.parts(tmp_path)
+        copied = (tmp_path / "train" / "china" / "1.png").read_bytes()
+        (tmp_path / "val" / "china" / "copy.png").write_bytes(copied)
+        (note,) = scan(tmp_path).notes
+        assert "1 of 7 images for validation are copies of images to train on" in note
+        assert "val/china/copy.png has the content of train/china/1.png" in note
+
+    def test_one_content_in_two_classes(self, tmp_path):
+        self.parts(tmp_path)
+        copied = (tmp_path / "train" / "china" / "1.png").read_bytes()
+        (tmp_path / "train" / "flower" / "copy.png").write_bytes(copied)
+        (note,) = scan(tmp_path).notes
+        assert note.startswith("1 image in more than one class. ")
+
+
+def test_sizes_of_classes(tmp_path):
+    photographs.folder(tmp_path, images=2, classes=("china",))
+    photographs.folder(tmp_path, images=15, classes=("flower",))
+    images = scan(tmp_path)
+    assert images.counts() == {"china": (1, 1), "flower": (12, 3)}
+    (note,) = images.notes
+    assert "12 images of flower to train on, 1 of china. --class-weights balanced" in note
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are Unicode elsewhere")
+class TestNamesThatAreNoUTF8:
+    def test_a_folder_within_a_class(self, data):
+        inner = os.fsencode(data / "china") + b"/\xff"
+        os.mkdir(inner)
+        photographs.piece("china", 9).save(os.fsdecode(inner + b"/a.jpg"))
+        text = refusal(data)
+        assert "china/\\xff/a.jpg: the name of its folder is no UTF-8" in text
+        assert len(scan(data, skip_bad=True).bad) == 1
+
+    def test_the_folder_itself(self, tmp_path):
+        folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xfe")
+        photographs.folder(pathlib.Path(folder), images=2)
+        assert "must be UTF-8" in refusal(folder) and "\\xfe" in refusal(folder)

@@ -68,6 +68,21 @@ class TestTraining:
         assert positions == dataset.order(0).tolist()
 
     @pytest.mark.any_backend
+    def test_balanced_sampling(self, images):
+        files = [file for file in images.train if file[1] == 0 or "000" in file[0].name]
+        files += [file for file in images.train if file[1] == 1][:1]
+        dataset = ImageFiles(files, 2, SIZE, 2, training=True, seed=3, sampling="balanced")
+        labels = np.array([label for _, label in dataset.files])
+        orders = [dataset.order(epoch) for epoch in (0, 1, 0)]
+        for order in orders:
+            shown = np.bincount(labels[order[: len(files)]])
+            assert abs(shown[0] - shown[1]) <= 1
+        assert (orders[0] == orders[2]).all() and (orders[0] != orders[1]).any()
+        dataset.close()
+        with pytest.raises(ValueError, match="`sampling` must be .* Received: sampling='other'"):
+            ImageFiles(files, 2, SIZE, 2, training=True, sampling="other")
+
+    @pytest.mark.any_backend
     def test_fewer_images_than_a_batch_holds(self, make):
         dataset = make(batch_size=20, multiple=2)
         assert len(dataset) == 2

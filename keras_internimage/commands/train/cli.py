@@ -188,7 +188,7 @@ def _resume(options, folder, kept):
 
 def _train(options, training, model, done):
     from keras_internimage.commands.train import output
-    from keras_internimage.data.folders import count
+    from keras_internimage.data.check import count
 
     if done < training.settings.epochs:
         training.fit(model, done)

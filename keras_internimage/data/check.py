@@ -1,0 +1,105 @@
+"""Whether a file is an image that can be trained on, and how names and reasons are shown."""
+
+import concurrent.futures
+import os
+import warnings
+
+from keras_internimage.preprocessing import read_image
+from keras_internimage.progress import Progress
+
+
+def unreadable(files, folder, threads):
+    """`(path, reason)` of the files that are no whole images."""
+    from PIL import Image
+
+    threads = threads or os.cpu_count() or 1
+    with (
+        warnings.catch_warnings(),
+        concurrent.futures.ThreadPoolExecutor(threads) as pool,
+        Progress("Reading every image once", len(files)) as progress,
+    ):
+        # Sizes are judged below; what Pillow warns of else is not the user's to change.
+        warnings.simplefilter("ignore")
+        Image.init()
+        bad = []
+        for file, reason in zip(files, pool.map(why_bad, files, chunksize=1), strict=True):
+            progress.advance()
+            if reason is None and shown(file, folder) != str(file.relative_to(folder)):
+                reason = "the name of its folder is no UTF-8"
+            if reason is not None:
+                bad.append((file, reason))
+    return bad
+
+
+def why_bad(path):
+    """Why a file is no image to train on, or None if it is one. Reads all of it."""
+    from PIL import Image
+
+    def small(size):
+        pixels = size[0] * size[1]
+        if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(_too_large(size, Image.MAX_IMAGE_PIXELS))
+        return 1, 1  # every byte is read, at the smallest scale that the format has
+
+    if printable(path.name) != path.name:
+        return "the name is no UTF-8"
+    try:
+        read_image(path, exif_orientation=True, at_least=small)
+    except FileNotFoundError:
+        return "is a link to nothing" if path.is_symlink() else "is not there any more"
+    except MemoryError:
+        return "does not fit into memory"
+    except ValueError as error:
+        return explain(path, error)
+    return None
+
+
+def explain(path, error):
+    """A few words for what `read_image` raised for a file."""
+    from PIL import Image, UnidentifiedImageError
+
+    cause = error.__cause__
+    if isinstance(cause, PermissionError):
+        return "may not be read (permission denied)"
+    if isinstance(cause, UnidentifiedImageError):
+        with open(path, "rb") as file:
+            head = file.read(512)
+        if not head:
+            return "is empty"
+        if b"\0" not in head and _is_text(head):
+            return "is text, not an image"
+        return "is no image that Pillow reads"
+    if isinstance(cause, Image.DecompressionBombError):
+        return f"is too large ({cause})"
+    if cause is None:  # 32 bits per channel, which read_image refuses itself
+        return str(error).partition(" Received: ")[0].rstrip(".")
+    if isinstance(cause, ValueError) and str(cause).startswith("is "):
+        return str(cause)
+    return f"is damaged ({cause or type(cause).__name__})"
+
+
+def _too_large(size, limit):
+    return f"is too large ({size[0]} x {size[1]} pixels; at most {limit} in all)"
+
+
+def _is_text(head):
+    try:
+        head[:-4].decode("utf-8") if len(head) == 512 else head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def printable(name):
+    """A file's name as text that can be printed; bytes that are no UTF-8 become `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace") if os.name == "posix" else name
+
+
+def shown(path, folder):
+    """A path within a folder, printable."""
+    return printable(str(path.relative_to(folder)))
+
+
+def count(number, noun):
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}" + "s" * (number != 1)
