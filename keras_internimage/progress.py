@@ -18,10 +18,10 @@ class Progress:
     def __init__(self, label, total):
         self.label, self.total, self.done = label, total, 0
         self.started = time.monotonic()
+        self.line = StatusLine(sys.stderr)
         self.terminal = sys.stderr.isatty()
         # What takes shorter than that needs no line.
         self.next = self.started + (_TERMINAL if self.terminal else _FILE)
-        self.shown = 0
 
     def advance(self, steps=1):
         self.done += steps
@@ -33,22 +33,41 @@ class Progress:
 
     def _show(self, text):
         if self.terminal:
-            print("\r" + text.ljust(self.shown), end="", file=sys.stderr, flush=True)
-            self.shown = len(text)
+            self.line.show(text)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def close(self):
         """Takes the line away."""
-        if self.shown:
-            print("\r" + " " * self.shown + "\r", end="", file=sys.stderr, flush=True)
-            self.shown = 0
+        self.line.clear()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
         self.close()
+
+
+class StatusLine:
+    """A terminal's line that is written again and again.
+
+    Args:
+        stream: of the terminal.
+    """
+
+    def __init__(self, stream):
+        self.stream, self.length = stream, 0
+
+    def show(self, text):
+        """Puts a text in place of the one before."""
+        print("\r" + text.ljust(self.length), end="", file=self.stream, flush=True)
+        self.length = len(text)
+
+    def clear(self):
+        """Takes the line away, if there is one."""
+        if self.length:
+            print("\r" + " " * self.length + "\r", end="", file=self.stream, flush=True)
+            self.length = 0
 
 
 def clock(seconds):

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 
-from keras_internimage.commands.train import output
+from keras_internimage.files import atomic_write
 
 FILE = "labels.json"
 
@@ -47,6 +47,9 @@ def read(path):
 
 def write_json(path, content):
     """Writes JSON under a temporary name, then renames it."""
-    with output.replaced(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+    with (
+        atomic_write(path, durable=True) as unfinished,
+        open(unfinished, "w", encoding="utf-8") as file,
+    ):
         json.dump(content, file, ensure_ascii=False, indent=1)
         file.write("\n")

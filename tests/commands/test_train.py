@@ -27,7 +27,8 @@ from keras_internimage.report.text import duration
 
 # With stochastic depth, augmentation, two batches in a step, and a moving average.
 LONG = (
-    "--epochs 3 --batch-size 4 --accumulation 2 --learning-rate 1e-3 --ema 0.9 --freeze 2".split()
+    "--epochs 3 --batch-size 4 --accumulation 2 --learning-rate 1e-3 --ema 0.9 --freeze 2 "
+    "--recipe finetune".split()
 )
 WRITTEN = {
     *("model.keras", "labels.json", "history.csv", "images.csv", "run.json", "logs"),

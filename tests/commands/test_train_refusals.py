@@ -22,12 +22,12 @@ pytestmark = pytest.mark.any_backend
         ("--learning-rate nan", "--learning-rate must be more than 0. Received: "),
         ("--validation-split 1", "--validation-split must be more than 0 and less than 1"),
         ("--channels 16", "or by all of --channels, --depths and --groups. Received: "),
-        ("--variant T --channels 16 --depths 1 1 1 1 --groups 1 1 1 1", "told either by"),
+        ("--variant T --channels 16 --depths 1 1 1 1 --groups 1 1 1 1", "defined either by"),
         ("--channels 16 --depths 1 1 1 1 --groups 3 2 4 8", "a number of groups that divides"),
         ("--freeze 5", "--freeze must be at most 4"),
         ("--variant L --recipe in1k-224", "`variant` must be one of T, S, B for the recipe"),
         ("--weights no/such/file.pth", "no/such/file.pth"),
-        ("--resume", "--resume needs the output of an unfinished training"),
+        ("--resume", "--resume needs the output of a training"),
     ],
 )
 def test_options(data, tmp_path, capsys, arguments, message):
@@ -75,7 +75,7 @@ def test_output_folder_in_use(data, tmp_path, capsys):
 
 
 def test_resume(tmp_path, capsys, monkeypatch):
-    """An unfinished training is not begun anew, and not gone on with in another way."""
+    """An unfinished training is not started anew, and not resumed with other settings."""
     data, folder = photographs.folder(tmp_path / "data", images=4), tmp_path / "out"
 
     def interrupt(*arguments):
@@ -83,15 +83,15 @@ def test_resume(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(run.Run, "fit", interrupt)
     assert main(data, *QUICK, "--output", folder) == 130
-    assert "Go on with:\n  internimage-train" in capsys.readouterr().err
+    assert "Resume with:\n  internimage-train" in capsys.readouterr().err
     assert main(data, *QUICK, "--output", folder) == 2
-    assert "--resume goes on with the training in it" in capsys.readouterr().err
+    assert "--resume resumes the training in it" in capsys.readouterr().err
     changed = "--epochs 9 --seed 0 --depths 1 1 1 2 --batch-size 8".split()
     assert main(tmp_path, *changed, "--output", folder, "--resume") == 2
     errors = capsys.readouterr().err
-    assert f"Received: DATA_DIR {tmp_path} (began with {data})" in errors
-    assert "--epochs 9 (began with 1)" in errors
-    assert "--depths 1 1 1 2 (began with 1 1 1 1)" in errors
+    assert f"Received: DATA_DIR {tmp_path} (started with {data})" in errors
+    assert "--epochs 9 (started with 1)" in errors
+    assert "--depths 1 1 1 2 (started with 1 1 1 1)" in errors
     assert "seed" not in errors and "batch" not in errors
     (data / "china" / "000.jpg").unlink()
     (data / "flower" / "001.jpg").write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""What the command chooses when it is told nothing."""
+"""What the command chooses where nothing is given."""
 
 import importlib.util
 import json

@@ -7,7 +7,7 @@ import sys
 
 import keras
 
-from keras_internimage.commands.train import output
+from keras_internimage.commands.train import disk, output
 
 
 class Stopped(Exception):
@@ -23,14 +23,14 @@ class Stopped(Exception):
 
 
 class Diverged(RuntimeError):
-    """The loss is no number any more."""
+    """The loss is not finite any more."""
 
 
 class StopOnSignal(keras.callbacks.Callback):
     """Ends `fit` with `Stopped` after the batch in which SIGINT (Ctrl-C) or SIGTERM came.
 
-    The second signal acts at once. What is being written is written to its end, unless a second
-    one comes; and then the file before it stays.
+    A second signal ends it at once. A file that is being written when the first one comes is
+    finished; when a second one comes, the file's former version stays.
     """
 
     def __init__(self):
@@ -51,7 +51,7 @@ class StopOnSignal(keras.callbacks.Callback):
         if self.received is not None:
             raise Stopped(number)
         self.received = number
-        # print() may be at work in the interrupted code, and is not reentrant.
+        # The interrupted code may be inside print(), which is not reentrant.
         os.write(2, b"\nStopping after this batch. Once more: at once.\n")
 
     def check(self):
@@ -69,12 +69,21 @@ class StopOnSignal(keras.callbacks.Callback):
         self.check()
 
 
-class Watch(keras.callbacks.Callback):
-    """Adds the learning rate to what is logged, and ends a training that has diverged."""
+class LearningRateLogger(keras.callbacks.Callback):
+    """Adds the learning rate to what the callbacks after this one log."""
 
     def on_epoch_end(self, epoch, logs=None):
         rate = self.model.optimizer.learning_rate
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
+
+
+class TerminateOnDivergence(keras.callbacks.Callback):
+    """Ends `fit` with `Diverged` after an epoch whose loss is not finite.
+
+    Unlike `keras.callbacks.TerminateOnNaN`, which ends `fit` as if all epochs were done.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
         loss = logs["loss"]
         if not math.isfinite(loss):
             raise Diverged(
@@ -83,18 +92,18 @@ class Watch(keras.callbacks.Callback):
             )
 
 
-class Skipped(keras.callbacks.Callback):
+class UnreadableFiles(keras.callbacks.Callback):
     """Names files that became unreadable, after the epoch in which they did."""
 
     def __init__(self, *datasets):
         super().__init__()
-        self.datasets, self.told = datasets, set()
+        self.datasets, self.named = datasets, set()
 
     def on_epoch_end(self, epoch, logs=None):
         for dataset in self.datasets:
             for path, reason in list(dataset.skipped.items()):
-                if path not in self.told:
-                    self.told.add(path)
+                if path not in self.named:
+                    self.named.add(path)
                     print(f"\nleft out from now on: {path}: {reason}", file=sys.stderr)
 
 
@@ -111,29 +120,51 @@ class TensorBoard(keras.callbacks.Callback):
         self.writers = {}
 
     def on_epoch_end(self, epoch, logs=None):
+        with disk.naming(self.folder):
+            self._write(epoch, logs)
+
+    def _write(self, epoch, logs):
         from tensorboardX import SummaryWriter
 
         for name, value in logs.items():
             run = "validation" if name.startswith("val_") else "train"
             if run not in self.writers:
-                # Of a training that goes on, epochs from this one on are void.
+                # What an interrupted training wrote about later epochs is void.
                 self.writers[run] = SummaryWriter(str(self.folder / run), purge_step=epoch)
             self.writers[run].add_scalar(f"epoch/{name.removeprefix('val_')}", value, epoch + 1)
         for writer in self.writers.values():
             writer.flush()
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
         """Ends the writers' threads."""
-        for writer in self.writers.values():
-            writer.close()
+        try:
+            with disk.naming(self.folder):
+                for writer in self.writers.values():
+                    writer.close()
+        except disk.DiskFull:
+            if error is None:  # otherwise that one is the cause, and names its file
+                raise
+
+
+class History(keras.callbacks.CSVLogger):
+    """Adds a row to `history.csv` after each epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        with disk.naming(self.filename):
+            super().on_epoch_end(epoch, logs)
 
 
 class Checkpoints(keras.callbacks.Callback):
     """Writes `best.keras` when validation is better than ever, and then `last.keras`.
 
     Better is: more accurate, or as accurate at less loss. `last.keras` is the state from which a
-    training goes on, `best.keras` what was validated. With a moving average of the weights these
+    training resumes, `best.keras` what was validated. With a moving average of the weights these
     differ: the average is validated.
+
+    Before each epoch there must be room for both, so that no epoch is trained in vain.
 
     Args:
         folder: where the files go.
@@ -147,6 +178,13 @@ class Checkpoints(keras.callbacks.Callback):
         past = zip(history.get("val_accuracy", ()), history.get("val_loss", ()), strict=True)
         self.best = max((score(*values) for values in past), default=None)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        size = checkpoint_size(self.model)
+        files = {f"a new {output.LAST}": size}  # the old one stays until it is written
+        if not (self.folder / output.BEST).exists():
+            files[output.BEST] = size
+        disk.check(self.folder, files)
+
     def on_epoch_end(self, epoch, logs=None):
         now = score(logs["val_accuracy"], logs["val_loss"])
         if self.best is None or now > self.best:
@@ -157,6 +195,37 @@ class Checkpoints(keras.callbacks.Callback):
             if self.average is not None:
                 self.average.on_test_end()
         save(self.model, self.folder / output.LAST)
+
+
+class EarlyStopping(keras.callbacks.Callback):
+    """Ends `fit` after so many epochs without a better one, as `Checkpoints` judges it.
+
+    It knows of the epochs before a resumption, which `keras.callbacks.EarlyStopping` does not.
+
+    Args:
+        patience: number of epochs.
+        history: of the epochs so far.
+        start: the epoch, from 0, from which on epochs without improvement are counted.
+    """
+
+    def __init__(self, patience, history, start=0):
+        super().__init__()
+        self.patience, self.start = patience, start
+        self.history = {key: list(history.get(key, ())) for key in ("val_accuracy", "val_loss")}
+
+    def on_epoch_end(self, epoch, logs=None):
+        for key, values in self.history.items():
+            values.append(logs[key])
+        if stops_early(self.patience, self.history, self.start):
+            self.model.stop_training = True
+
+
+def stops_early(patience, history, start=0):
+    """Whether a training ends after the epochs in its history; arguments as of `EarlyStopping`."""
+    epochs = len(history.get("val_loss", ()))
+    if not patience or not epochs:
+        return False
+    return epochs - max(best_epoch(history) + 1, start) >= patience
 
 
 def score(accuracy, loss):
@@ -172,6 +241,17 @@ def best_epoch(history):
 
 
 def save(model, path):
-    """Writes a whole model, or leaves the file that was there."""
-    with output.replaced(path) as unfinished:
+    """Writes a whole model, or leaves the file that was there.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    with output.durable_write(path, checkpoint_size(model)) as unfinished:
         model.save(unfinished)
+
+
+def checkpoint_size(model):
+    """Bytes of a model's file, with the state of its optimizer if it has one."""
+    optimizer = getattr(model, "optimizer", None)
+    state = [] if optimizer is None else optimizer.variables
+    return disk.size_of([*model.variables, *state])

@@ -1,10 +1,12 @@
 """`internimage-train DATA_DIR`: fine-tunes an InternImage on a folder of images by class.
 
 Exits with 0; with 2 and one message on standard error for what cannot be done; with 130 where
-Ctrl-C stopped it (143 for SIGTERM), after which the command it prints goes on.
+Ctrl-C stopped it (143 for SIGTERM). Then, and where the disk is full, it prints the command that
+resumes the training.
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import pathlib
 import shlex
@@ -13,11 +15,13 @@ import sys
 from keras_internimage import backends
 
 PROGRAM = "internimage-train"
+# Settings that may be given when a finished training is extended.
+_MAY_CHANGE = ("epochs", "early_stopping")
 _EPILOG = """\
 DATA_DIR has one folder of images for each class, or train/ and val/ with these inside. Every image
 is read once before the training starts. In the output folder: model.keras, labels.json, report.html
 with its pictures, history.csv, images.csv (which image was used for what), logs/ for TensorBoard,
-last.keras and best.keras to go on from.
+last.keras and best.keras to resume from.
 """
 
 
@@ -33,7 +37,11 @@ def parser():
     )
     made.add_argument("data", metavar="DATA_DIR", help="folder of images by class")
     made.add_argument("--output", metavar="DIR", help="default: DATA_DIR's name and -internimage")
-    made.add_argument("--resume", action="store_true", help="go on with what --output holds")
+    made.add_argument(
+        "--resume",
+        action="store_true",
+        help="resume the unfinished training in --output; with --epochs, extend a finished one",
+    )
     made.add_argument("--backend", choices=backends.BACKENDS, help="default: Keras' own choice")
 
     group = made.add_argument_group("network")
@@ -50,7 +58,11 @@ def parser():
     group.add_argument("--groups", type=int, nargs=4, metavar="N", help="its DCNv3 groups by stage")
 
     group = made.add_argument_group("training")
-    group.add_argument("--recipe", choices=settings.recipe_names(), help="default: finetune")
+    group.add_argument(
+        "--recipe",
+        choices=settings.recipe_names(),
+        help="default: finetune; of random weights: scratch",
+    )
     group.add_argument("--epochs", type=int, metavar="N", help="default: the recipe's")
     group.add_argument("--batch-size", type=int, metavar="N", help="default: by the device")
     group.add_argument("--accumulation", type=int, metavar="N", help="batches in a step (1)")
@@ -63,11 +75,27 @@ def parser():
         "--ema", type=float, metavar="M", help="moving average of the weights; 0: none (recipe's)"
     )
     group.add_argument("--freeze", type=int, metavar="N", help="stages that are not trained (0)")
+    group.add_argument(
+        "--early-stopping",
+        type=int,
+        metavar="N",
+        help="end after N epochs without a better one in validation; 0: never (0)",
+    )
+    group.add_argument(
+        "--class-weights",
+        choices=settings.BALANCING,
+        help="balanced: rare classes count more in the loss (none)",
+    )
     group.add_argument("--seed", type=int, metavar="N", help="of all that is random (0)")
 
     group = made.add_argument_group("images")
     group.add_argument(
         "--validation-split", type=float, metavar="P", help="share of the images (0.2)"
+    )
+    group.add_argument(
+        "--sampling",
+        choices=settings.BALANCING,
+        help="balanced: rare classes are shown more often (none)",
     )
     group.add_argument("--skip-bad", action="store_true", help="leave out unreadable images")
     group.add_argument("--threads", type=int, metavar="N", help="that read images (one a core)")
@@ -77,12 +105,17 @@ def parser():
 def main(argv=None):
     """Runs the command; returns the exit code."""
     options = parser().parse_args(argv)
+    from keras_internimage.commands.train import checks, disk
     from keras_internimage.commands.train.callbacks import Diverged, Stopped
 
     folder = pathlib.Path(options.output) if options.output else _default_output(options.data)
     try:
-        _check_ranges(options)
-        return _main(options, argv, folder)
+        checks.ranges(options)
+        with disk.naming(folder):
+            return _main(options, argv, folder)
+    except disk.DiskFull as error:
+        print(f"{PROGRAM}: error: {error}.{_how_to_resume(options, folder)}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, ImportError, Diverged) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
@@ -93,22 +126,27 @@ def main(argv=None):
 
 
 def _main(options, argv, folder):
-    from keras_internimage.commands.train import output
+    from keras_internimage.commands.train import checks, output
 
     state = output.state(folder)
     if options.resume and state is output.State.NEW:
         raise output.OutputError(
-            f"--resume needs the output of an unfinished training. Received: --output {folder}, "
-            "which holds none"
+            "--resume needs the output of a training. "
+            f"Received: --output {folder}, which holds none"
         )
-    if state is output.State.FINISHED:
+    if state is output.State.FINISHED and not options.resume:
         raise output.OutputError(
-            "--output must be a new folder. "
+            "--output must be a new folder; --resume --epochs N extends the training in it. "
+            f"Received: --output {folder}, which holds a finished training"
+        )
+    if state is output.State.FINISHED and options.epochs is None:
+        raise output.OutputError(
+            "--resume needs an unfinished training, or --epochs N to extend a finished one. "
             f"Received: --output {folder}, which holds a finished training"
         )
     if state is output.State.UNFINISHED and not options.resume:
         raise output.OutputError(
-            "--output must be a new folder, or --resume goes on with the training in it. "
+            "--output must be a new folder; --resume resumes the training in it. "
             f"Received: --output {folder}, which holds an unfinished training"
         )
     if options.resume:
@@ -123,6 +161,7 @@ def _main(options, argv, folder):
             )
     if options.resume:
         return _resume(options, folder, kept)
+    checks.new_training(options, folder)
     return _new(options, folder)
 
 
@@ -133,7 +172,6 @@ def _new(options, folder):
     from keras_internimage.commands.train import output, run, settings
     from keras_internimage.data.folders import scan
 
-    settings.of_network(options)  # refuses before anything takes long
     images = scan(
         options.data,
         options.validation_split or settings.VALIDATION_SPLIT,
@@ -155,7 +193,7 @@ def _new(options, folder):
         if output.state(folder) is not output.State.NEW:
             raise output.OutputError(
                 f"--output must be a new folder. Received: --output {folder}, where another "
-                "training began meanwhile"
+                "training was started meanwhile"
             )
         print(f"The output goes to {folder}\n", flush=True)
         training = run.Run(folder, chosen, images, options.threads)
@@ -171,30 +209,47 @@ def _resume(options, folder, kept):
     from keras_internimage.data.folders import Images
 
     chosen = settings.from_json(kept["settings"])
-    settings.check_same(options, chosen)
+    extends = bool(kept.get("finished"))
+    settings.check_same(options, chosen, _MAY_CHANGE if extends else ())
     with output.locked(folder):
         parts = output.read_images(folder, chosen.data, kept["classes"], options.skip_bad)
         bad = tuple((pathlib.Path(path), reason) for path, reason in kept["skipped"])
         images = Images(pathlib.Path(chosen.data), tuple(kept["classes"]), *parts, bad)
         run.seed_everything(chosen.seed)
-        training = run.Run(folder, chosen, images, options.threads)
+        if extends:
+            chosen = dataclasses.replace(
+                chosen, **{n: getattr(options, n) for n in _MAY_CHANGE if _given(options, n)}
+            )
+        del kept["settings"]
+        training = run.Run(folder, chosen, images, options.threads, kept)
         try:
             model, done = training.resume()
-            print(f"Going on in {folder} after {done} of {chosen.epochs} epochs\n", flush=True)
+            if extends:
+                training.extend(done)
+            training.check_room(model)
+            print(f"Resuming in {folder} after {done} of {chosen.epochs} epochs\n", flush=True)
             return _train(options, training, model, done)
         finally:
             training.close()
 
 
 def _train(options, training, model, done):
-    from keras_internimage.commands.train import output
+    from keras_internimage.commands.train import disk, output
     from keras_internimage.data.check import count
 
-    if done < training.settings.epochs:
+    if not training.is_done(done):
         training.fit(model, done)
     del model
-    best, history, report = training.finish()
+    with disk.naming(training.folder / output.REPORT):
+        best, history, report = training.finish()
     training.write_settings(finished=True)
+    trained = len(history["val_accuracy"])
+    if trained < training.settings.epochs:
+        epochs = count(training.settings.early_stopping, "epoch")
+        print(
+            f"Stopped early, after {trained} of {training.settings.epochs} epochs: no better one "
+            f"for {epochs}."
+        )
     accuracy = history["val_accuracy"][best]
     skipped = training.skipped()
     if skipped:
@@ -202,7 +257,7 @@ def _train(options, training, model, done):
         print(f"{files} became unreadable during the training; the report lists them.")
     print(
         f"\n{training.folder / output.MODEL} has the weights of the best epoch, "
-        f"{best + 1} of {training.settings.epochs}: {accuracy:.1%} of the validation images right."
+        f"{best + 1} of {trained}: {accuracy:.1%} of the validation images right."
         f"\n{report} shows the rest."
         f"\nTry: internimage-predict {shlex.quote(str(training.folder))} IMAGE"
     )
@@ -210,8 +265,14 @@ def _train(options, training, model, done):
 
 
 def _default_output(data):
-    name = pathlib.Path(data).resolve().name
-    return pathlib.Path(f"{name}-internimage")
+    """A folder in the current one, or beside the data where the current folder is inside it."""
+    data = pathlib.Path(data).resolve()
+    folder = pathlib.Path(f"{data.name}-internimage")
+    return data.parent / folder if folder.resolve().is_relative_to(data) else folder
+
+
+def _given(options, name):
+    return getattr(options, name) is not None
 
 
 def _how_to_resume(options, folder):
@@ -220,50 +281,13 @@ def _how_to_resume(options, folder):
     if not (folder / output.SETTINGS).is_file():
         return " Nothing was written."
     command = [PROGRAM, options.data, "--output", str(folder), "--resume"]
-    return f" The last whole epoch is kept. Go on with:\n  {shlex.join(command)}"
+    return f" The last whole epoch is kept. Resume with:\n  {shlex.join(command)}"
 
 
 def _print_table(rows):
     from keras_internimage.__main__ import columns
 
     print("\n".join(columns(rows)))
-
-
-def _check_ranges(options):
-    from keras_internimage.variants import STAGES
-
-    if options.freeze is not None and options.freeze > STAGES:
-        raise ValueError(
-            f"--freeze must be at most {STAGES}, the number of stages. "
-            f"Received: --freeze {options.freeze}"
-        )
-    at_least = {
-        "resolution": 1,
-        "channels": 1,
-        "epochs": 1,
-        "batch_size": 1,
-        "accumulation": 1,
-        "freeze": 0,
-        "seed": 0,
-        "threads": 1,
-    }
-    for name, least in at_least.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} must be at least {least}. Received: --{option} {value}")
-    for name, low_ok, high in (
-        ("learning_rate", False, float("inf")),
-        ("drop_path", True, 1),
-        ("ema", True, 1),
-        ("validation_split", False, 1),
-    ):
-        value = getattr(options, name)
-        if value is not None and not (0 <= value < high and (low_ok or value > 0)):
-            option = name.replace("_", "-")
-            least = "at least" if low_ok else "more than"
-            most = f" and less than {high}" if high == 1 else ""
-            raise ValueError(f"--{option} must be {least} 0{most}. Received: --{option} {value}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The folder of a training: what is in it, who works in it, and files that are whole or absent."""
+"""The output folder of a training: what is in it, and which process works in it."""
 
 import contextlib
 import csv
@@ -9,6 +9,9 @@ import os
 import pathlib
 import shutil
 
+import filelock
+
+from keras_internimage.commands.train import disk
 from keras_internimage.files import atomic_write
 
 SETTINGS = "run.json"
@@ -19,7 +22,10 @@ BEST = "best.keras"
 MODEL = "model.keras"
 LOGS = "logs"
 REPORT = "report.html"
-_LOCK = ".lock"
+# The lock, and the number of the process that holds it: Windows lets no other read a locked file.
+_LOCK, _OWNER = ".lock", ".lock-owner"
+# How Python keeps bytes of file names that are no UTF-8.
+BYTES = "surrogateescape"
 _PARTS = ("train", "validation")
 
 
@@ -46,7 +52,7 @@ def state(folder):
     if (folder / SETTINGS).is_file():
         content = read_settings(folder)
         return State.FINISHED if content.get("finished") else State.UNFINISHED
-    if any(path.name != _LOCK for path in folder.iterdir()):
+    if not _is_empty(folder):
         raise OutputError(
             "--output must be a new or empty folder, or one of internimage-train. "
             f"Received: --output {folder}, which holds other files"
@@ -66,6 +72,23 @@ def read_settings(folder):
         raise OutputError(f"{folder / SETTINGS} must be readable. Received: {error}") from error
 
 
+def check_writable(folder):
+    """Raise unless an output folder, or what is missing on the path to it, can be made.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(
+            "--output must be a folder that can be written. "
+            f"Received: --output {folder}, and {existing} "
+            + ("is read-only for this user" if existing.is_dir() else "is a file")
+        )
+
+
 @contextlib.contextmanager
 def locked(folder):
     """Makes the folder, and keeps other processes out until the block, or the process, ends.
@@ -75,68 +98,57 @@ def locked(folder):
     """
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    lock, owner = filelock.FileLock(folder / _LOCK), folder / _OWNER
     try:
-        if not _lock(descriptor):
-            owner = os.read(descriptor, 100).decode("ascii", "replace").strip()
-            by = f"process {owner}" if owner else "another process"
-            raise OutputError(
-                f"--output must not be in use. Received: --output {folder}, in use by {by}"
-            )
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        try:
+            by = f"process {owner.read_text('ascii')}"
+        except (OSError, ValueError):
+            by = "another process"
+        raise OutputError(
+            f"--output must not be in use. Received: --output {folder}, in use by {by}"
+        ) from None
+    try:
+        owner.write_text(str(os.getpid()), "ascii")
         yield
     finally:
-        os.close(descriptor)
-        if new and [path.name for path in folder.iterdir()] == [_LOCK]:
-            shutil.rmtree(folder)  # nothing came of it
+        owner.unlink(missing_ok=True)
+        lock.release()
+        if new and _is_empty(folder):
+            shutil.rmtree(folder)  # nothing was written into it
 
 
-def _lock(descriptor):
-    """Whether the lock could be had. It ends with the process, however that ends."""
-    try:
-        import fcntl
-    except ImportError:
-        import msvcrt
-
-        try:
-            # A byte far behind the process' number, which others may read.
-            os.lseek(descriptor, 1 << 20, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _is_empty(folder):
+    return all(path.name in (_LOCK, _OWNER) for path in folder.iterdir())
 
 
 @contextlib.contextmanager
-def replaced(path):
-    """As `atomic_write`, and on the disk before the old file goes."""
-    with atomic_write(path) as unfinished:
+def durable_write(path, size=None):
+    """`atomic_write` that survives a power failure, and names the file where the disk is full.
+
+    Args:
+        path: of the file.
+        size: bytes that it needs, for the message about a full disk; None where unknown.
+
+    Raises:
+        DiskFull: there is no room; the old file is kept.
+    """
+    with disk.naming(path, size), atomic_write(path, durable=True) as unfinished:
         yield unfinished
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
 
 
-def clean(folder):
+def remove_unfinished(folder):
     """Removes what a killed process was writing."""
     for path in folder.glob(".unfinished-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".*.unfinished"):
-        path.unlink()
 
 
 def write_images(folder, images):
     """Writes `images.csv`: part, class, size in bytes and path of each image."""
-    # Paths may hold bytes that are no UTF-8.
-    with replaced(folder / IMAGES) as unfinished:
-        with open(unfinished, "w", encoding="utf-8", newline="") as file:
+    with durable_write(folder / IMAGES) as unfinished:
+        # Paths may hold bytes that are no UTF-8: they are written as they are.
+        with open(unfinished, "w", encoding="utf-8", errors=BYTES, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("part", "class", "bytes", "file"))
             for part in _PARTS:
@@ -146,7 +158,7 @@ def write_images(folder, images):
 
 
 def read_images(folder, data, class_names, skip_bad):
-    """The images that a training began with, `(train, validation)` as in `scan`'s `Images`.
+    """The images that a training started with, `(train, validation)` as in `scan`'s `Images`.
 
     Raises:
         OutputError: files are gone or have another size, unless `skip_bad`.
@@ -154,7 +166,7 @@ def read_images(folder, data, class_names, skip_bad):
     label = {name: index for index, name in enumerate(class_names)}
     parts = {part: [] for part in _PARTS}
     changed = []
-    with open(folder / IMAGES, encoding="utf-8", newline="") as file:
+    with open(folder / IMAGES, encoding="utf-8", errors=BYTES, newline="") as file:
         for row in csv.DictReader(file):
             path = pathlib.Path(data, row["file"])
             try:
@@ -165,10 +177,11 @@ def read_images(folder, data, class_names, skip_bad):
             parts[row["part"]].append((path, label[row["class"]]))
     if changed and not skip_bad:
         shown = "\n  ".join(changed[:10])
-        more = f"\n  and {len(changed) - 10} more ({len(changed)} in all)" * (len(changed) > 10)
+        if len(changed) > 10:
+            shown += f"\n  and {len(changed) - 10} more ({len(changed)} in all)"
         raise OutputError(
-            f"The images must be those that the training began with. Received: {data} with\n"
-            f"  {shown}{more}\n--skip-bad goes on all the same: unreadable ones are left out."
+            f"The images must be those that the training started with. Received: {data} with\n"
+            f"  {shown}\n--skip-bad resumes all the same, and leaves out unreadable images."
         )
     return tuple(map(tuple, parts.values()))
 
@@ -176,8 +189,7 @@ def read_images(folder, data, class_names, skip_bad):
 def read_history(folder, epochs):
     """The first rows of `history.csv` as lists by name; the file is cut after them.
 
-    A process that was killed may have written a row whose epoch is not in `last.keras`, or half a
-    row.
+    A killed process may have written a row whose epoch is not in `last.keras`, or half a row.
     """
     path = folder / HISTORY
     if not path.exists():
@@ -185,7 +197,7 @@ def read_history(folder, epochs):
     lines = path.read_text("utf-8").splitlines(keepends=True)
     kept = lines[: epochs + 1] if epochs else []
     if kept != lines:
-        with replaced(path) as unfinished:
+        with durable_write(path) as unfinished:
             pathlib.Path(unfinished).write_text("".join(kept), "utf-8")
     rows = list(csv.DictReader(io.StringIO("".join(kept))))
     return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else ())}

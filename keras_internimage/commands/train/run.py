@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import random
-import sys
 
 import keras
 import numpy as np
@@ -11,9 +10,11 @@ import numpy as np
 import keras_internimage
 from keras_internimage import training
 from keras_internimage.checkpoints.errors import DownloadError
-from keras_internimage.commands.train import callbacks, output
+from keras_internimage.commands.train import callbacks, disk, output
 from keras_internimage.commands.train.epoch_timer import EpochTimer
 from keras_internimage.commands.train.settings import CUSTOM
+from keras_internimage.commands.train.training_progress import TrainingProgress
+from keras_internimage.commands.train.weighting import WeightedImageFiles
 from keras_internimage.data import labels
 from keras_internimage.data.loader import EpochSetter, ImageFiles
 from keras_internimage.variants import VARIANTS
@@ -68,20 +69,36 @@ class Run:
         settings: `Settings`.
         images: `Images` (of a resumed training without notes).
         threads: threads that decode images, None for one per processor.
+        record: what `run.json` has besides the settings, by name.
     """
 
-    def __init__(self, folder, settings, images, threads=None):
+    def __init__(self, folder, settings, images, threads=None, record=None):
         self.folder, self.settings, self.images = folder, settings, images
+        self.record = {
+            "classes": list(images.class_names),
+            "skipped": _listed(images),
+            **(record or {}),
+        }
         self.row = settings.recipe_row()
         keras.config.set_dtype_policy(settings.precision)
         self.classes = len(images.class_names)
         common = {"size": settings.resolution, "seed": settings.seed, "threads": threads}
-        self.train = ImageFiles.for_training(
+        kind, balancing = ImageFiles, {}
+        if settings.class_weights == "balanced":
+            from keras_internimage.data import class_weights
+
+            kind = WeightedImageFiles
+            found = class_weights([label for _, label in images.train], self.classes)
+            balancing["class_weights"] = found
+        if settings.sampling == "balanced":
+            balancing["sampling"] = "balanced"
+        self.train = kind.for_training(
             images.train,
             self.classes,
             batch_size=settings.batch_size,
             recipe=self.row,
             multiple=settings.accumulation,
+            **balancing,
             **common,
         )
         self.validation = ImageFiles(
@@ -93,14 +110,43 @@ class Run:
         )
         self.updates = len(self.train) // settings.accumulation  # in an epoch
 
+    @property
+    def extended_at(self):
+        """How many epochs were done when the training was last extended, or 0."""
+        return (self.record.get("extended_at") or [0])[-1]
+
     def begin(self, model, reasons):
-        """Writes what a resumed training needs, from the first epoch on."""
-        output.write_images(self.folder, self.images)
-        self._labels().write(self.folder)
+        """Writes what a resumed training needs, from the first epoch on.
+
+        Raises:
+            DiskFull: there is no room for the training; nothing is left behind.
+        """
         self.compile(model)
-        callbacks.save(model, self.folder / output.LAST)
-        self.write_settings(reasons=reasons, skipped=_listed(self.images))
-        return model
+        self.check_room(model, first=True)
+        try:
+            output.write_images(self.folder, self.images)
+            with disk.naming(self.folder / labels.FILE):
+                self._labels().write(self.folder)
+            callbacks.save(model, self.folder / output.LAST)
+            self.write_settings(reasons=reasons)
+        except BaseException:
+            # Without run.json, the folder would be refused from now on.
+            if not (self.folder / output.SETTINGS).exists():
+                for name in (output.IMAGES, labels.FILE, output.LAST):
+                    (self.folder / name).unlink(missing_ok=True)
+            raise
+
+    def check_room(self, model, first=False):
+        """Raise `DiskFull` unless there is room for the files that the training will write."""
+        size = callbacks.checkpoint_size(model)
+        files = {f"a new {output.LAST}": size, "logs and report": disk.OTHER_FILES}
+        if first:
+            files[output.LAST] = size
+        if not (self.folder / output.BEST).exists():
+            files[output.BEST] = size
+        if not (self.folder / output.MODEL).exists():
+            files[output.MODEL] = disk.size_of(model.variables)
+        disk.check(self.folder, files)
 
     def compile(self, model):
         settings = self.settings
@@ -119,17 +165,19 @@ class Run:
         model.optimizer.build(model.trainable_variables)
 
     def write_settings(self, **more):
+        """Writes `run.json`; `more` is added to the record."""
+        self.record |= more
         content = {
+            **self.record,
             "keras_internimage": keras_internimage.__version__,
-            "classes": list(self.images.class_names),
-            **more,
             "settings": dataclasses.asdict(self.settings),
         }
-        labels.write_json(self.folder / output.SETTINGS, content)
+        with disk.naming(self.folder / output.SETTINGS):
+            labels.write_json(self.folder / output.SETTINGS, content)
 
     def resume(self):
         """The model as the last whole epoch left it, and how many epochs are done."""
-        output.clean(self.folder)
+        output.remove_unfinished(self.folder)
         # Not load_model: what is frozen would be trainable again, and not fit the optimizer.
         model = build_model(self.settings, self.classes, "none")
         self.compile(model)
@@ -137,32 +185,71 @@ class Run:
         done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // self.updates
         return model, done
 
+    def extend(self, done):
+        """Makes an unfinished training of a finished one, which now has more epochs.
+
+        The schedule of the learning rate is that of the new number of epochs, from the point where
+        the old one ended: of a cosine, the rate goes up again. Model and report stay as they are
+        until the extended training is finished.
+
+        Raises:
+            OutputError: there are no more epochs than are done.
+        """
+        if done >= self.settings.epochs:
+            raise output.OutputError(
+                f"--epochs must be more than the {done} that are done, to extend a finished "
+                f"training. Received: --epochs {self.settings.epochs} --output {self.folder}, "
+                "which holds a finished training"
+            )
+        extended = [*self.record.get("extended_at", ()), done]
+        self.write_settings(finished=False, extended_at=extended)
+
+    def is_done(self, done):
+        """Whether nothing is left to train after so many epochs."""
+        history = output.read_history(self.folder, done)
+        early = callbacks.stops_early(self.settings.early_stopping, history, self.extended_at)
+        return done >= self.settings.epochs or early
+
     def fit(self, model, done):
         """Trains to the end; raises `callbacks.Stopped` where it is stopped."""
+        settings = self.settings
         history = output.read_history(self.folder, done)
         inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         average = keras.callbacks.SwapEMAWeights() if inner.use_ema else None
         if average is not None:
             average.set_model(model)
         self.train.epoch = done
-        board = callbacks.TensorBoard(self.folder / output.LOGS)
-        with callbacks.StopOnSignal() as stop, contextlib.closing(board):
+        progress = TrainingProgress(
+            settings.epochs,
+            len(self.train),
+            len(self.validation),
+            compiles=keras.config.backend() != "torch",  # PyTorch runs op by op
+        )
+        progress.announce()  # Keras traces the model before it tells any callback
+        with (
+            callbacks.StopOnSignal() as stop,
+            callbacks.TensorBoard(self.folder / output.LOGS) as board,
+            contextlib.closing(progress),
+        ):
             model.fit(
                 self.train,
                 validation_data=self.validation,
                 initial_epoch=done,
-                epochs=self.settings.epochs,
+                epochs=settings.epochs,
                 shuffle=False,  # Keras would shuffle the batches, with a state of its own
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=0,
                 callbacks=[
                     EpochTimer(),
-                    EpochSetter(self.train, self.settings.seed),
+                    EpochSetter(self.train, settings.seed),
                     *([average] if average is not None else []),
-                    callbacks.Watch(),
-                    keras.callbacks.CSVLogger(self.folder / output.HISTORY, append=True),
+                    callbacks.LearningRateLogger(),
+                    callbacks.TerminateOnDivergence(),
+                    callbacks.History(self.folder / output.HISTORY, append=True),
                     board,
                     callbacks.Checkpoints(self.folder, history, average),
-                    callbacks.Skipped(self.train, self.validation),
+                    callbacks.EarlyStopping(settings.early_stopping, history, self.extended_at),
+                    callbacks.UnreadableFiles(self.train, self.validation),
+                    progress,
                     stop,  # the last: a signal finds the epoch's files whole
                 ],
             )

@@ -1,5 +1,6 @@
-"""What a training is told, what it chooses by itself, and why."""
+"""The settings of a training: what was given, what the command chooses, and why."""
 
+import collections
 import dataclasses
 import pathlib
 
@@ -8,16 +9,42 @@ from keras_internimage.variants import VARIANTS
 
 CUSTOM = "custom"
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-RECIPE = "finetune"
+BALANCING = ("none", "balanced")
+# For pretrained weights, and for random ones.
+RECIPE, SCRATCH = "finetune", "scratch"
 SEED = 0
 VALIDATION_SPLIT = 0.2
-# Of a network of no published size. A network of 21841 or 1000 classes says nothing about it.
+# How many classes are listed with their counts.
+LISTED = 8
+# Of a network of no published size.
 RESOLUTION = 224
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All that decides what a training computes; `run.json` holds it."""
+    """All that decides what a training computes; `run.json` holds it.
+
+    Attributes:
+        data: absolute path of the folder of images.
+        backend: of Keras.
+        variant: key of `VARIANTS`, or "custom" for a network given by the next three.
+        channels, depths, groups: of the network.
+        weights: what the training starts from; "none" for random weights.
+        resolution: side of the images in pixels.
+        recipe: key of `training.RECIPES`.
+        epochs: of the whole training.
+        batch_size, accumulation: images in a batch, batches in an optimizer step.
+        precision: Keras' policy of data types.
+        learning_rate: the highest.
+        drop_path: stochastic depth of the last block.
+        ema: momentum of the moving average of the weights, 0 for none.
+        freeze: how many stages are not trained.
+        validation_split: share of the images for validation.
+        seed: of all that is random.
+        class_weights: "balanced" for a loss in which each class counts as much as any other.
+        sampling: "balanced" for epochs in which each class is as frequent as any other.
+        early_stopping: epochs without improvement that end the training, 0 for none.
+    """
 
     data: str
     backend: str
@@ -38,9 +65,13 @@ class Settings:
     freeze: int
     validation_split: float
     seed: int
+    # With defaults: a training of a version without them has none of it.
+    class_weights: str = "none"
+    sampling: str = "none"
+    early_stopping: int = 0
 
     def network(self):
-        """Arguments of `InternImage` that tell the architecture."""
+        """Arguments of `InternImage` that define the architecture."""
         if self.variant != CUSTOM:
             return VARIANTS[self.variant].config()
         return {"channels": self.channels, "depths": self.depths, "groups": self.groups}
@@ -82,6 +113,13 @@ def learning_rate(row, images):
     return row.learning_rate * images / row.reference_batch_size
 
 
+def default_recipe(weights):
+    """The recipe for given weights ("none" for random ones), and why."""
+    if weights == "none":
+        return SCRATCH, "for random weights"
+    return RECIPE, "for few epochs on pretrained weights"
+
+
 def of_network(options):
     """Variant, channels, depths and groups of the options.
 
@@ -95,8 +133,8 @@ def of_network(options):
         return variant, config["channels"], config["depths"], config["groups"]
     if options.variant is not None or any(number is None for number in numbers):
         raise ValueError(
-            "A network is told either by --variant or by all of --channels, --depths and --groups. "
-            f"Received: {_given(options, ('variant', 'channels', 'depths', 'groups'))}"
+            "A network is defined either by --variant or by all of --channels, --depths and "
+            f"--groups. Received: {_given(options, ('variant', 'channels', 'depths', 'groups'))}"
         )
     return CUSTOM, options.channels, tuple(options.depths), tuple(options.groups)
 
@@ -144,7 +182,7 @@ def choose(options, backend, images, device):
         )
     if pathlib.Path(weights).exists():
         weights = str(pathlib.Path(weights).resolve())
-    recipe = take("recipe", RECIPE, "for few epochs on pretrained weights")
+    recipe = take("recipe", *default_recipe(weights))
     row = recipe_of(recipe, variant)
     precision = take("precision", *devices.precision(device))
     batch_size = take(
@@ -174,11 +212,19 @@ def choose(options, backend, images, device):
         freeze=take("freeze", 0, "all stages are trained"),
         validation_split=take("validation_split", VALIDATION_SPLIT, "the default"),
         seed=take("seed", SEED, "the default"),
+        class_weights=take("class_weights", "none", "each image counts the same"),
+        sampling=take("sampling", "none", "each image once in an epoch"),
+        early_stopping=take("early_stopping", 0, "all epochs are trained"),
     ), why  # fmt: skip
 
 
-def check_same(options, settings):
-    """Raise unless what was given with `--resume` is what the training began with.
+def check_same(options, settings, may_change=()):
+    """Raise unless what was given with `--resume` is what the training started with.
+
+    Args:
+        options: of the command line, None where not given.
+        settings: `Settings` of the training.
+        may_change: names of settings that may differ.
 
     Raises:
         ValueError: by name, all that differs.
@@ -187,7 +233,7 @@ def check_same(options, settings):
     for field in dataclasses.fields(settings):
         given = getattr(options, field.name)
         kept = getattr(settings, field.name)
-        if given is None:
+        if given is None or field.name in may_change:
             continue
         if field.name == "data":
             given = str(pathlib.Path(given).resolve())
@@ -197,10 +243,11 @@ def check_same(options, settings):
             given = tuple(given)
         if given != kept:
             name = "DATA_DIR" if field.name == "data" else f"--{field.name.replace('_', '-')}"
-            wrong.append(f"{name} {_word(given)} (began with {_word(kept)})")
+            wrong.append(f"{name} {_word(given)} (started with {_word(kept)})")
     if wrong:
         raise ValueError(
-            f"What --resume goes on with must not change. Received: {', '.join(wrong)}"
+            "The settings of a resumed training must be those that it started with. "
+            f"Received: {', '.join(wrong)}"
         )
 
 
@@ -209,13 +256,28 @@ def _word(value):
 
 
 def from_json(content):
-    """The `Settings` of what `dataclasses.asdict` gave, after JSON."""
+    """The `Settings` of what `dataclasses.asdict` gave, after JSON.
+
+    Raises:
+        ValueError: settings are missing, or unknown to this version.
+    """
+    fields = dataclasses.fields(Settings)
+    known = {field.name for field in fields}
+    required = {field.name for field in fields if field.default is dataclasses.MISSING}
+    wrong = sorted((set(content) - known) | (required - set(content)))
+    if wrong:
+        raise ValueError(
+            "The training must be of this version of keras_internimage, or of an older one. "
+            f"Received: a run.json with other settings: {', '.join(wrong)}"
+        )
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
     return Settings(**values)
 
 
 def table(settings, why, images, device):
-    """The lines that say what a training is going to do, and why."""
+    """The rows `(name, value, reason)` that say what a training is going to do, and why."""
+    from keras_internimage.data.folders import count
+
     network = settings.variant
     if network == CUSTOM:
         depths, groups = (" ".join(map(str, v)) for v in (settings.depths, settings.groups))
@@ -224,6 +286,7 @@ def table(settings, why, images, device):
     step = settings.batch_size * settings.accumulation
     rows = [
         ("data", f"{len(images.class_names)} classes, {counts}", ""),
+        ("images by class", counts_by_class(images), ""),
         ("device", f"{device.name} ({settings.backend})", _only_one(device)),
         ("network", f"InternImage-{network}" if settings.variant != CUSTOM else network, "variant"),
         ("weights", settings.weights, "weights"),
@@ -240,11 +303,30 @@ def table(settings, why, images, device):
     ]
     if settings.ema:
         rows.append(("moving average", f"{settings.ema:g} (it is validated and saved)", "ema"))
+    if settings.class_weights != "none":
+        rows.append(("class weights", settings.class_weights, "class_weights"))
+    if settings.sampling != "none":
+        rows.append(("sampling", settings.sampling, "sampling"))
+    if settings.early_stopping:
+        stopping = f"after {count(settings.early_stopping, 'epoch')} without improvement"
+        rows.append(("early stopping", stopping, "early_stopping"))
     known = set(dataclasses.asdict(settings))
     return [
         (name, value, reason if reason not in known else why.get(reason, "given"))
         for name, value, reason in rows
     ]
+
+
+def counts_by_class(images):
+    """How many images of each class there are to train on; of many classes, the extremes."""
+    counts = collections.Counter(label for _, label in images.train)
+    ordered = sorted(range(len(images.class_names)), key=lambda label: -counts[label])
+    words = [f"{images.class_names[label]} {counts[label]}" for label in ordered]
+    if len(words) > LISTED:
+        half = LISTED // 2
+        left_out = f"... ({len(words) - 2 * half} more)"
+        words = [*words[:half], left_out, *words[-half:]]
+    return ", ".join(words)
 
 
 def _only_one(device):

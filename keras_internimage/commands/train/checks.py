@@ -1,0 +1,133 @@
+"""What can be refused before any image is read and any model is built."""
+
+import difflib
+import os
+import pathlib
+
+from keras_internimage.commands.train import device as devices
+from keras_internimage.commands.train import disk, output, settings
+from keras_internimage.variants import STAGES, VARIANTS
+
+
+def ranges(options):
+    """Raise unless the numbers given on the command line are in their ranges.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if options.freeze is not None and options.freeze > STAGES:
+        raise ValueError(
+            f"--freeze must be at most {STAGES}, the number of stages. "
+            f"Received: --freeze {options.freeze}"
+        )
+    at_least = {
+        "resolution": 1,
+        "channels": 1,
+        "epochs": 1,
+        "batch_size": 1,
+        "accumulation": 1,
+        "early_stopping": 0,
+        "freeze": 0,
+        "seed": 0,
+        "threads": 1,
+    }
+    for name, least in at_least.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be at least {least}. Received: --{option} {value}")
+    for name, low_ok, high in (
+        ("learning_rate", False, float("inf")),
+        ("drop_path", True, 1),
+        ("ema", True, 1),
+        ("validation_split", False, 1),
+    ):
+        value = getattr(options, name)
+        if value is not None and not (0 <= value < high and (low_ok or value > 0)):
+            option = name.replace("_", "-")
+            least = "at least" if low_ok else "more than"
+            most = f" and less than {high}" if high == 1 else ""
+            raise ValueError(f"--{option} must be {least} 0{most}. Received: --{option} {value}")
+    if options.class_weights == options.sampling == "balanced":
+        raise ValueError(
+            "--class-weights and --sampling must not both be balanced: either makes each class "
+            "count the same. Received: --class-weights balanced --sampling balanced"
+        )
+
+
+def new_training(options, folder):
+    """Raise unless a training can be started, as far as that is known without the images.
+
+    Args:
+        options: of the command line.
+        folder: the output folder.
+
+    Raises:
+        ValueError: options do not fit each other, or name what does not exist.
+        DiskFull: there is no room for the training's files.
+    """
+    from keras_internimage.models import arguments, network
+
+    variant, channels, depths, groups = settings.of_network(options)
+    network.check_stages(channels, depths, groups, None, None)
+    if options.resolution is not None:
+        shape = (options.resolution, options.resolution, 3)
+        clip_head = variant != settings.CUSTOM and VARIANTS[variant].config().get(
+            "use_clip_projector"
+        )
+        arguments.image_shape(shape, options.resolution, True, None, clip_head)
+    default = "none" if variant == settings.CUSTOM else "imagenet"
+    weights(options.weights or default, variant)
+    settings.recipe_of(
+        options.recipe or settings.default_recipe(options.weights or default)[0], variant
+    )
+    if not pathlib.Path(options.data).is_dir():
+        return  # the scan says what is wrong with it
+    output.check_writable(folder)
+    # The estimate of the parameters is up to a tenth too high, and the optimizer has two moments of
+    # each one that is trained. `Run.begin` knows the sizes exactly.
+    model = 4 * devices.parameters(channels, depths, groups) / 1.1
+    state = model if options.freeze else 3 * model
+    disk.check(folder, {output.LAST: state, output.BEST: state, output.MODEL: model})
+
+
+def weights(name, variant):
+    """Raise unless weights are published, or a file that exists.
+
+    Args:
+        name: as given by `--weights`.
+        variant: key of `VARIANTS`, or `settings.CUSTOM`.
+
+    Raises:
+        ValueError: they are neither.
+    """
+    from keras_internimage.checkpoints import published
+
+    if name == "none":
+        return
+    if name in published.names():
+        its = published.find(name).variant
+        if variant not in (its, settings.CUSTOM):
+            raise ValueError(
+                "--weights must be of the variant that is trained. "
+                f"Received: --weights {name}, of {its}, for {variant}"
+            )
+        return
+    if name in published.IMAGENET_CLASSES:
+        if variant == settings.CUSTOM:
+            raise ValueError(
+                "--weights must be a name, a path or none for a network of no published size. "
+                f"Received: --weights {name}"
+            )
+        published.for_variant(variant, name)
+        return
+    path = pathlib.Path(name)
+    if path.exists() and os.access(path, os.R_OK):
+        return
+    reason = "may not be read (permission denied)" if path.exists() else "no such file"
+    similar = difflib.get_close_matches(name, published.names(), 1)
+    hint = f"; did you mean {similar[0]}?" if similar and not path.exists() else ""
+    raise ValueError(
+        "--weights must be imagenet, imagenet22k, the name of a published checkpoint, the path of "
+        f"a file, or none. Received: --weights {name} ({reason}{hint})"
+    )
