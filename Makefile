@@ -9,7 +9,8 @@
 # make lint                 style, format and types: ruff and mypy
 # make clean
 #
-# Each creates .venv and installs what it needs the first time; nothing outside this folder changes.
+# Each creates .venv and installs what it needs the first time. Outside this folder nothing changes
+# but the user's cache, which keeps what was compiled.
 
 # Waiting threads sleep: where others use the cores too, PyTorch is many times slower otherwise.
 export OMP_WAIT_POLICY := PASSIVE
