@@ -6,9 +6,11 @@
 # make bench                the operator and InternImage-T next to the official formulation
 # make bench-export         InternImage-T exported to every format, verified and timed
 # make bench-devices        DCNv3's implementations on JAX' device: for a GPU, with JAX for it installed
-# make lint | clean
+# make lint                 style, format and types: ruff and mypy
+# make clean
 #
-# Each creates .venv and installs what it needs the first time; nothing outside this folder changes.
+# Each creates .venv and installs what it needs the first time. Outside this folder nothing changes
+# but the user's cache, which keeps what was compiled.
 
 # Waiting threads sleep: where others use the cores too, PyTorch is many times slower otherwise.
 export OMP_WAIT_POLICY := PASSIVE
@@ -109,6 +111,8 @@ sanitize: $(INSTALLED_FOR_TESTS)
 
 lint: $(VENV)/.stamp-test
 	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
 
 # The official formulation, which everything is compared with, is PyTorch's.
 BENCHED := $(or $(BACKEND),torch tensorflow jax)
@@ -131,4 +135,4 @@ bench-devices:
 	  "$$python" benchmarks/jax_devices.py
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,7 +21,7 @@ from keras_internimage.models import (
 from keras_internimage.ops.tracing import portable_ops
 from keras_internimage.preprocessing import decode_predictions, preprocess_input
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "InternImage",

@@ -15,17 +15,21 @@ model = InternImageH(weights=None)
 
 import keras
 
-# Products whose outputs are split, and those that sum over what the former split, so that nothing
+__all__ = ["layout_map"]
+
+# Matmuls whose outputs are split, and those that sum over what the former split, so that nothing
 # is exchanged between the two but sums. DCNv3 itself has all channels of its images.
 _OUTPUTS = r"(mlp_fc1|attention_pool/query|attention_pool/key|attention_pool/value)"
 _INPUTS = r"(input_proj|output_proj|offset_mask|mlp_fc2|attention_pool/proj|predictions)"
 _CONVOLUTIONS = r"(downsample/conv|head_x4|head_x3|head_conv)"
 
 
-def layout_map(mesh, axis=None):
+def layout_map(
+    mesh: keras.distribution.DeviceMesh, axis: str | None = None
+) -> keras.distribution.LayoutMap:
     """Which axis of each large weight of InternImage is split over one axis of a mesh.
 
-    The weights of the products and of the convolutions between stages are split, which are all but
+    The weights of the matmuls and of the convolutions between stages are split, which are all but
     some thousandths of a model; norms and depthwise convolutions are whole on each device.
 
     Args:

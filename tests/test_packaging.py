@@ -3,6 +3,7 @@
 import configparser
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ INSTALLED = {
     "keras_internimage/custom_ops": ROOT / "custom_ops",
     "keras_internimage/weights_convert": ROOT / "weights_convert",
 }
+HOOKS = ".pre-commit-config.yaml"
+WORKFLOW = ".github/workflows/tests.yml"
 # Sources of kinds that the package may come to hold, beside what it holds now.
 NATIVE_SOURCES = (
     "custom_ops/probe.h",
@@ -116,6 +119,11 @@ def test_templates_are_there(names):
         assert f"keras_internimage/report/templates/{path.name}" in names
 
 
+def test_hints_are_there(names):
+    """Type checkers read the hints of a package that says it has them."""
+    assert "keras_internimage/py.typed" in names
+
+
 def test_metadata(wheel, names):
     (name,) = [name for name in names if name.endswith(".dist-info/METADATA")]
     with zipfile.ZipFile(wheel) as archive:
@@ -123,6 +131,9 @@ def test_metadata(wheel, names):
     for extra in ("tensorflow", "jax", "torch", "convert", "cv", "all", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
     assert "Requires-Python: >=3.11\n" in metadata
+    for minor in (11, 12, 13):
+        assert f"Classifier: Programming Language :: Python :: 3.{minor}\n" in metadata
+    assert "Project-URL: Reference, https://github.com/OpenGVLab/InternImage\n" in metadata
     assert "Apache-2.0" in metadata
     assert [name for name in names if name.endswith("licenses/LICENSE")]
 
@@ -170,3 +181,47 @@ def test_requirements_lie_within_the_ranges():
                 assert pinned.setdefault(requirement.name, version.version) == version.version
     for name, specifier in ranges.items():
         assert pinned[name] in specifier, name
+
+
+def test_the_kernels_need_the_pytorch_that_is_stated():
+    """The metadata says beside the extra what the kernels' build asks for."""
+    from keras_internimage.custom_ops import libraries
+
+    version = ".".join(map(str, libraries._TORCH_ABI))
+    lines = (ROOT / "setup.cfg").read_text().splitlines()
+    extra = next(i for i, line in enumerate(lines) if line.startswith("torch = torch>="))
+    assert f"DCNv3's native kernels need PyTorch {version} or newer" in lines[extra - 2]
+
+
+def test_citation():
+    """The file for citing says what the README does, and the version that is here."""
+    citation = (ROOT / "CITATION.cff").read_text()
+    title = re.findall(r'^ *title: "(.*)"$', citation, re.M)
+    family = re.findall(r"family-names: (\w+), given-names: (\w+)", citation)
+    assert f"\nversion: {keras_internimage.__version__}\n" in citation
+    paper, software = re.findall(r"^@\w+\{.*?^\}", (ROOT / "README.md").read_text(), re.M | re.S)
+
+    def field(entry, name):
+        text = re.search(rf"^  {name} *= \{{(.*?)\}},?$", entry, re.M | re.S)[1]
+        return " ".join(text.replace("\\", "").split())
+
+    assert title == [field(software, "title"), field(paper, "title")]
+    assert " and ".join(map(", ".join, family)) == field(paper, "author")
+    assert "start: {}\n  end: {}\n".format(*field(paper, "pages").split("--")) in citation
+    assert f"  year: {field(paper, 'year')}\n" in citation
+    assert f"  - name: {field(software, 'author').strip('{}')}\n" in citation
+
+
+def test_hooks_and_workflows_are_those_of_make():
+    """What runs before a commit is what `make lint` runs; the workflow runs what .ci/run does."""
+    makefile, run_all = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
+    hooks = re.findall(r"^ *entry: \.venv/bin/(.*)$", (ROOT / HOOKS).read_text(), re.M)
+    lint = re.findall(r"^\t@\$\(VENV\)/bin/((?:ruff|mypy).*)$", makefile, re.M)
+    assert [hook.replace(" --force-exclude", "") for hook in hooks] == [
+        line.removesuffix(" .") for line in lint
+    ]
+    workflow = (ROOT / WORKFLOW).read_text()
+    assert re.findall(r"^ *- run: make (\w+)", workflow, re.M) == ["lint", "test"]
+    assert re.findall(r"^make (\w+)$", run_all, re.M) == ["lint", "test"]
+    backends = re.search(r"backend: \[(.*)\]", workflow)[1].split(", ")
+    assert backends == re.search(r"^BACKENDS := (.*)$", makefile, re.M)[1].split()

@@ -276,7 +276,7 @@ def from_json(content):
 
 def table(settings, why, images, device):
     """The rows `(name, value, reason)` that say what a training is going to do, and why."""
-    from keras_internimage.data.folders import count
+    from keras_internimage.data.check import count
 
     network = settings.variant
     if network == CUSTOM:

@@ -6,7 +6,7 @@ import time
 
 import keras
 
-from keras_internimage.commands.progress import StatusLine, clock
+from keras_internimage.progress import StatusLine, clock
 
 # Seconds between two updates of a terminal's line, and between two lines of a file.
 TERMINAL, FILE = 0.1, 30.0
