@@ -102,7 +102,7 @@ def device_of(tensor):
     """The type of device that computes with `tensor`, as `Request.device` names it."""
     if keras.backend.backend() == "torch":
         return tensor.device.type
-    module = {"tensorflow": "portable_tensorflow", "jax": "native_jax"}[keras.backend.backend()]
+    module = {"tensorflow": "portable.tensorflow", "jax": "native.jax"}[keras.backend.backend()]
     return importlib.import_module(f"keras_internimage.ops.{module}").device_type()
 
 
