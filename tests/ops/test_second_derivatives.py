@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from gradients import penalty_grads, relative_error
+from gradients import penalty_grads
 
 from keras_internimage.ops import dcnv3
 
