@@ -6,12 +6,11 @@ import os
 import pathlib
 import shutil
 import tempfile
-import time
 
 from .toolchain import COMMAND, KernelsUnavailable
 
 try:
-    import fcntl
+    import fcntl  # what a lock that ends with its process is made of
 except ImportError:  # Windows
     fcntl = None
 
@@ -71,31 +70,23 @@ def locked(log):
             "DCNv3's native kernels are built on Linux and macOS only. "
             f"Received: os.name={os.name!r}"
         )
+    # Here, for what was built already is found without it.
+    import filelock
+
     with writable(root()):
         root().mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(root() / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with writable(root()):  # some network file systems have no locks
-            _wait(descriptor, log)
+        lock = filelock.FileLock(root() / ".lock")
         try:
-            yield
-        finally:
-            # Closing is not enough where the process was forked meanwhile.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
-
-
-def _wait(descriptor, log):
-    started, silent = time.monotonic(), True
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-        if silent and time.monotonic() - started > SECONDS_OF_SILENCE:
+            lock.acquire(timeout=SECONDS_OF_SILENCE)
+        except filelock.Timeout:
             log("keras_internimage: waiting for another process that builds the DCNv3 kernels ...")
-            silent = False
+            lock.acquire()
+        except NotImplementedError as error:  # some network file systems have no locks
+            raise OSError(str(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

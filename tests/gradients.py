@@ -84,3 +84,41 @@ def _torch(fn, tensors, upstream, mode):
         output, tensors, upstream.to(output.dtype), allow_unused=True, materialize_grads=True
     )
     return output.detach(), list(grads)
+
+
+def penalty_grads(fn, arrays, mode="eager"):
+    """The gradients of a gradient penalty, as NumPy arrays.
+
+    The penalty is the sum of the squared gradients of `sum(fn(*arrays)**2)`. Arguments as for
+    `value_and_grads`; `mode="graph"` is `tf.function`, `jax.jit`, and in PyTorch eager.
+    """
+    tensors = [keras.ops.convert_to_tensor(a) for a in arrays]
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        tensors = [t.detach().clone().requires_grad_() for t in tensors]
+        grads = torch.autograd.grad(fn(*tensors).square().sum(), tensors, create_graph=True)
+        grads = torch.autograd.grad(sum(g.square().sum() for g in grads), tensors)
+    elif backend == "jax":
+        import jax
+
+        places = tuple(range(len(tensors)))
+        first = jax.grad(lambda *t: (fn(*t) ** 2).sum(), places)
+        second = jax.grad(lambda *t: sum((g**2).sum() for g in first(*t)), places)
+        grads = (second if mode == "eager" else jax.jit(second))(*tensors)
+    else:
+        import tensorflow as tf
+
+        def run(*tensors):
+            with tf.GradientTape() as outer:
+                outer.watch(tensors)
+                with tf.GradientTape() as inner:
+                    inner.watch(tensors)
+                    total = tf.reduce_sum(fn(*tensors) ** 2)
+                grads = inner.gradient(total, tensors)
+                penalty = tf.add_n([tf.reduce_sum(g**2) for g in grads])
+            return outer.gradient(penalty, tensors)
+
+        grads = (run if mode == "eager" else tf.function(run))(*tensors)
+    return [to_numpy(g) for g in grads]

@@ -4,6 +4,7 @@ The copy has the Python modules of custom_ops and sources of a few lines. Every 
 without site-packages, so that the frameworks of the copy are the only ones.
 """
 
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -96,6 +97,10 @@ class Copy:
         self.sources.mkdir(parents=True)
         for path in CUSTOM_OPS.glob("*.py"):
             shutil.copy(path, self.sources)
+        self.requirements = self.folder / "requirements"  # all that is installed beside frameworks
+        self.requirements.mkdir()
+        (package,) = importlib.util.find_spec("filelock").submodule_search_locations
+        (self.requirements / "filelock").symlink_to(package)
         self.write("core/dcnv3.h", HEADER)
         self.write("core/cpu.cc", CORE)
         self.write("core/cpu_kernels.cc", KERNELS)
@@ -155,7 +160,9 @@ class Copy:
         inherited = {key: value for key, value in os.environ.items() if not _chooses(key)}
         variables = {
             **inherited,
-            "PYTHONPATH": os.pathsep.join([str(self.sources.parent), str(self.site)]),
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (self.sources.parent, self.site, self.requirements))
+            ),
             "KERAS_INTERNIMAGE_CACHE": str(self.cache),
             "CUDA_HOME": "",
             "CXX": str(self.compiler),

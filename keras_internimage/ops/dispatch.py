@@ -127,7 +127,7 @@ def select(request, implementation=None):
         raise RuntimeError(
             f"Keras' backend must be one of {known}. Received: backend={request.backend!r}"
         )
-    required = tracing.must_be()
+    required = tracing.required_implementation()
     if required == "deform_conv":
         return DeformConv()
     implementation = required or implementation

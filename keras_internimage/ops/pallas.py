@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from keras_internimage.ops import portable
 from keras_internimage.ops.geometry import FAR, DCNv3Geometry
-from keras_internimage.ops.partitioning_jax import batch_parallel
+from keras_internimage.ops.partitioning_jax import batch_parallel, differentiable
 
 try:  # deprecated since JAX 0.11, and there until 0.12 at least; without loads before 0.7.2
     from jax.experimental.pallas import triton
@@ -54,21 +55,19 @@ def why_not(request=None):
     return None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def call(inputs, offset_mask, geometry, softmax):
     """The operator for arrays of one dtype."""
-    return _operator(geometry, softmax, interpret)(inputs, offset_mask)
+    return _differentiable(geometry, softmax, interpret)(inputs, offset_mask)
 
 
-def _forward(inputs, offset_mask, geometry, softmax):
-    return call(inputs, offset_mask, geometry, softmax), (inputs, offset_mask)
+@functools.cache
+def _differentiable(geometry, softmax, interpreted):
+    def formulation(inputs, offset_mask):
+        activation = "softmax" if softmax else None
+        return portable.differentiable(inputs, offset_mask, None, geometry, activation)
 
-
-def _backward(geometry, softmax, tensors, grad_output):
-    return tuple(_gradient(geometry, softmax, interpret)(grad_output, *tensors))
-
-
-call.defvjp(_forward, _backward)
+    options = (geometry, softmax, interpreted)
+    return differentiable(_operator(*options), _gradient(*options), formulation)
 
 
 @functools.cache

@@ -60,6 +60,58 @@ def batch_parallel(function, rule):
     return split
 
 
+def differentiable(operator, gradient, formulation):
+    """`operator`, a kernel, with derivatives of every order.
+
+    Args:
+        operator: of arrays, one array.
+        gradient: of the gradient of the operator's array, and the operator's arguments: theirs.
+        formulation: computes what `operator` does, by operations that JAX can differentiate: the
+            derivatives of `gradient` are computed by it.
+    """
+
+    @jax.custom_vjp
+    def first(upstream, *arrays):
+        return tuple(gradient(upstream, *arrays))
+
+    def second(kept, upstreams):
+        def pull(upstream, *arrays):
+            return jax.vjp(formulation, *arrays)[1](upstream)
+
+        return jax.vjp(pull, *kept)[1](upstreams)
+
+    first.defvjp(lambda *arrays: (first(*arrays), arrays), second)
+    function = jax.custom_vjp(operator)
+    function.defvjp(
+        lambda *arrays: (function(*arrays), arrays),
+        lambda arrays, upstream: first(upstream, *arrays),
+    )
+    return function
+
+
+def differentiable_batch_parallel(function, arguments, results):
+    """`batch_parallel` for a function of JAX' own operations, with derivatives that are so too.
+
+    Args:
+        function: as there.
+        arguments, results: tuples of the axes of each array, such as `("n h w c", "n p q o")`.
+    """
+    parallel = batch_parallel(function, f"{', '.join(arguments)} -> {', '.join(results)}")
+    count = len(results)
+
+    def gradient(*arrays):
+        upstreams, arrays = arrays[:count], arrays[count:]
+        return jax.vjp(function, *arrays)[1](upstreams if count > 1 else upstreams[0])
+
+    def backward(arrays, upstreams):
+        of_gradient = differentiable_batch_parallel(gradient, results + arguments, arguments)
+        return of_gradient(*jax.tree.leaves(upstreams), *arrays)
+
+    differentiated = jax.custom_vjp(parallel)
+    differentiated.defvjp(lambda *arrays: (differentiated(*arrays), arrays), backward)
+    return differentiated
+
+
 def _partitioned(function, rule, arrays):
     """`function(*arrays)`, which XLA splits."""
     # What is partitioned must not have constants: they become arguments that all devices have.

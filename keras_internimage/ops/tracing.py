@@ -59,7 +59,7 @@ def operators(kind):
         _context.reset(token)
 
 
-def must_be():
+def required_implementation() -> str | None:
     """The implementation that has to run here, whatever was asked for; None where it is free."""
     chosen = _chosen()
     if chosen is None:
@@ -67,12 +67,12 @@ def must_be():
     return {"native": None, "litert": "portable", "program": "portable"}.get(chosen, chosen)
 
 
-def for_program():
+def for_program() -> bool:
     """Whether what is traced becomes a program that PyTorch runs."""
     return _chosen() == "program"
 
 
-def for_litert():
+def for_litert() -> bool:
     """Whether what is traced becomes a LiteRT file."""
     return _chosen() == "litert" or (
         _chosen() is None and _called_by(("keras.src.export.litert", "tensorflow.lite.python."))

@@ -1,28 +1,29 @@
 """How a composite layer computes with its sub-layers: in time and memory, not in values.
 
 `Layer.__call__` costs Keras some tenths of a millisecond, and InternImage-T has 350 sub-layers.
-What it does for the composite layer holds for its parts as well (casts, scopes, shapes), so that
-they are called the short way. Where a backend has a faster way to compute what the sub-layer does
-on the device at hand, with the sub-layer's own variables, that is taken.
+What it does for the composite layer (casts, scopes, checks of shapes) holds for its sub-layers as
+well, so that only their `call` runs. Where a backend has a faster way to compute what a sub-layer
+does on the device at hand, with the sub-layer's own variables, that runs: the sub-layer fast path.
 """
 
 import contextvars
 import importlib
+from collections.abc import Callable
 
 import keras
 
-# How parts run within what is computed anew for its gradient: the short way, or, in mixed
-# precision, called: Keras' scope which casts variables is over by then, each part opens its own.
-SHORT, CALLED = "short", "called"
-_rematerialized = contextvars.ContextVar("rematerialized", default=None)
+# How sub-layers run while they are rematerialised: by `call`, or, in mixed precision, by
+# `__call__`. Keras' scope that casts variables is over by then: each sub-layer opens its own.
+BY_CALL, BY_LAYER_CALL = "call", "__call__"
+_rematerializing = contextvars.ContextVar("rematerializing", default=None)
 
 
-def run(owner, layer, inputs, **kwargs):
+def run(owner: keras.layers.Layer, layer: keras.layers.Layer, inputs, **kwargs):
     """`layer(inputs)` for a sub-layer of `owner` that has been built, called within its call."""
     if (
         layer.quantization_mode is not None
         or layer.compute_dtype != owner.compute_dtype
-        or _rematerialized.get() == CALLED
+        or _rematerializing.get() == BY_LAYER_CALL
     ):
         return layer(inputs, **kwargs)
     fast = _backend.FAST.get(type(layer))
@@ -33,20 +34,23 @@ def run(owner, layer, inputs, **kwargs):
     return layer.call(inputs, **kwargs)
 
 
-def chain(owner, layers, inputs, training):
+def chain(owner: keras.layers.Layer, layers: tuple, inputs, training: bool | None):
     """`run` one after the other; while training, only `inputs` is kept for the gradient.
 
-    What lies between is computed anew when the gradient is asked for. Only the last layer may be a
-    product, so that this costs little, and InternImage keeps a good half of its activations.
+    What lies between is rematerialised when the gradient is asked for. Only the last layer may be
+    a matmul, so that this costs little, and InternImage keeps a good half of its activations.
     Functions may stand for layers.
     """
-    if not training or isinstance(layers[0], keras.layers.Dense) or _rematerialized.get():
+    if not training or isinstance(layers[0], keras.layers.Dense) or _rematerializing.get():
         return through(owner, layers, inputs)
-    function = _with_scopes(owner, lambda x: through(owner, layers, x))
-    return _backend.recomputed(function, inputs, whole=False)
+
+    def function(inputs):
+        return through(owner, layers, inputs)
+
+    return _rematerialized(owner, function, inputs, matmul_last=True)
 
 
-def through(owner, layers, inputs):
+def through(owner: keras.layers.Layer, layers: tuple, inputs):
     """`run` one after the other; functions may stand for layers."""
     for layer in layers:
         is_layer = isinstance(layer, keras.layers.Layer)
@@ -54,22 +58,22 @@ def through(owner, layers, inputs):
     return inputs
 
 
-def rematerialize(owner, function, inputs):
+def rematerialize(owner: keras.layers.Layer, function: Callable, inputs):
     """`function(inputs)`, which runs sub-layers; only `inputs` is kept for the gradient."""
-    return _backend.recomputed(_with_scopes(owner, function), inputs, whole=True)
+    return _rematerialized(owner, function, inputs, matmul_last=False)
 
 
-def _with_scopes(owner, function):
-    way = SHORT if owner.compute_dtype == owner.variable_dtype else CALLED
+def _rematerialized(owner, function, inputs, matmul_last):
+    how = BY_CALL if owner.compute_dtype == owner.variable_dtype else BY_LAYER_CALL
 
     def scoped(inputs):
-        token = _rematerialized.set(way)
+        token = _rematerializing.set(how)
         try:
             return function(inputs)
         finally:
-            _rematerialized.reset(token)
+            _rematerializing.reset(token)
 
-    return scoped
+    return _backend.rematerialized(scoped, inputs, matmul_last)
 
 
 if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
@@ -77,7 +81,7 @@ if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
         "Keras' backend must be tensorflow, jax or torch, by KERAS_BACKEND in the environment or "
         f"in keras.json. Received: {keras.backend.backend()!r}"
     )
-# Of each backend: `FAST`, functions `(layer, inputs)` by the type of layer, which may return None
-# for "not faster here"; and `recomputed(function, inputs, whole)`, where but for the `whole` of a
-# layer only the last part may be a product.
+# Of each backend: `FAST`, the fast paths `(layer, inputs)` by the type of layer, which may return
+# None for "not faster here"; and `rematerialized(function, inputs, matmul_last)`, which with
+# `matmul_last` may leave out the last operation, a matmul, when it rematerialises.
 _backend = importlib.import_module(f"keras_internimage.layers.sublayers.{keras.backend.backend()}")

@@ -4,7 +4,7 @@
   and its gradient longer still. As a sum of shifted products it is fused into one loop, a twentieth
   of the time. For the kernel's gradient, XLA passes over the images once for each of its entries
   unless it is given one image at a time.
-- Of the gradient of a dense layer's kernel, `x' g`, JAX makes a product whose left factor XLA
+- Of the gradient of a dense layer's kernel, `x' g`, JAX makes a matmul whose left factor XLA
   transposes in memory together with whatever computes it: a third of a training step. `(g' x)'` is
   the same with the small factor first.
 
@@ -112,12 +112,12 @@ def _shifted_backward(kept, upstream):
 _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
-def recomputed(function, inputs, whole):
-    """`function(inputs)`, computed anew for its gradient: `jax.checkpoint` that XLA cannot undo.
+def rematerialized(function, inputs, matmul_last):
+    """`function(inputs)`, of which only `inputs` is kept: a `jax.checkpoint` XLA cannot undo.
 
     On a CPU XLA forgets about barriers before it decides about the order, and then computes early
-    and keeps what the barriers of `jax.checkpoint` held back. Here the new computation needs the
-    gradient of its output, by a zero that is not known to be one.
+    and keeps what the barriers of `jax.checkpoint` held back. Here rematerialisation is the branch
+    of a condition on the gradient of the output, and cannot start before that is there.
     """
     if not _on_cpu():
         return jax.checkpoint(function)(inputs)

@@ -2,7 +2,7 @@
 
 - Keras computes a convolution of channels-last images on copies in the other order. A permuted view
   is what PyTorch itself calls channels last, and needs no copy.
-- PyTorch computes float32 matrix products by MKL, which does not use all of the vector width of
+- PyTorch computes float32 matmuls by MKL, which does not use all of the vector width of
   processors that are not Intel's. oneDNN, which PyTorch brings as well, does: on a server with
   AMD's EPYC it took 0.45 of the time, forward and backward.
 
@@ -18,6 +18,8 @@ import keras
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
+
+from keras_internimage.layers.sublayers.stateless import in_stateless_scope
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 _linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
@@ -50,10 +52,10 @@ def _dense(layer, inputs):
         t is not None and t.requires_grad for t in (inputs, kernel, bias)
     ):
         return _Linear.apply(inputs, kernel, bias)
-    return _product(inputs, kernel.t(), bias)
+    return _matmul(inputs, kernel.t(), bias)
 
 
-def _product(inputs, weight, bias=None):
+def _matmul(inputs, weight, bias=None):
     """`inputs @ weight.T + bias`."""
     return _linear(inputs, weight, bias, "none", [], "")
 
@@ -63,9 +65,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(inputs, kernel, bias):
-        if _recomputing.get():
+        if _rematerializing.get():
             return inputs.new_empty((*inputs.shape[:-1], kernel.shape[1]))
-        return _product(inputs, kernel.t(), bias)
+        return _matmul(inputs, kernel.t(), bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -76,38 +78,40 @@ class _Linear(torch.autograd.Function):
         inputs, kernel = ctx.saved_tensors
         # A gradient that is to be differentiated again is made of operations that can be.
         differentiable = torch.is_grad_enabled()
-        product = F.linear if differentiable else _product
+        matmul = F.linear if differentiable else _matmul
         flat = upstream.reshape(-1, upstream.shape[-1])
         grads = [None, None, None]
         if ctx.needs_input_grad[0]:
-            grads[0] = product(upstream, kernel)
+            grads[0] = matmul(upstream, kernel)
         if ctx.needs_input_grad[1]:
             rows = inputs.reshape(-1, inputs.shape[-1])
-            grads[1] = product(rows.t(), flat.t())
+            grads[1] = matmul(rows.t(), flat.t())
         if ctx.needs_input_grad[2]:
             grads[2] = flat.sum(0)
         return tuple(grads)
 
 
-# While a chain is computed anew, for what its gradient needs, nobody asks for its last product.
-_recomputing = contextvars.ContextVar("recomputing", default=False)
+# Whether a chain is being rematerialised: the output of its last matmul is not needed then.
+_rematerializing = contextvars.ContextVar("rematerializing", default=False)
 
 
-@contextlib.contextmanager
-def _recomputation():
-    token = _recomputing.set(True)
-    try:
-        yield
-    finally:
-        _recomputing.reset(token)
+class _Rematerialization:
+    """A context to be entered several times: derivatives of gradients rematerialise again."""
+
+    def __enter__(self):
+        self._token = _rematerializing.set(True)
+
+    def __exit__(self, *_):
+        _rematerializing.reset(self._token)
 
 
-def recomputed(function, inputs, whole):
-    """`function(inputs)`, computed anew for its gradient."""
+def rematerialized(function, inputs, matmul_last):
+    """`function(inputs)`; only `inputs` is kept for the gradient."""
     if (
         not torch.is_grad_enabled()
         or not _eager(inputs)
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or in_stateless_scope()
     ):
         return function(inputs)
     return torch.utils.checkpoint.checkpoint(
@@ -117,7 +121,7 @@ def recomputed(function, inputs, whole):
         preserve_rng_state=False,
         context_fn=lambda: (
             contextlib.nullcontext(),
-            contextlib.nullcontext() if whole else _recomputation(),
+            _Rematerialization() if matmul_last else contextlib.nullcontext(),
         ),
     )
 

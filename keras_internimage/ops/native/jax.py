@@ -7,7 +7,8 @@ import os
 import jax
 import numpy as np
 
-from keras_internimage.ops.partitioning_jax import batch_parallel
+from keras_internimage.ops import portable
+from keras_internimage.ops.partitioning_jax import batch_parallel, differentiable
 
 _NAME = "keras_internimage_dcnv3"
 _platforms = set()
@@ -41,21 +42,19 @@ def device_type():
     return "cuda" if platform == "gpu" else platform
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def call(inputs, offset_mask, geometry, softmax):
     """The operator for arrays of one dtype."""
-    return _operator(geometry, softmax)(inputs, offset_mask)
+    return _differentiable(geometry, softmax)(inputs, offset_mask)
 
 
-def _forward(inputs, offset_mask, geometry, softmax):
-    return call(inputs, offset_mask, geometry, softmax), (inputs, offset_mask)
+@functools.cache
+def _differentiable(geometry, softmax):
+    def formulation(inputs, offset_mask):
+        activation = "softmax" if softmax else None
+        return portable.differentiable(inputs, offset_mask, None, geometry, activation)
 
-
-def _backward(geometry, softmax, tensors, grad_output):
-    return tuple(_gradient(geometry, softmax)(grad_output, *tensors))
-
-
-call.defvjp(_forward, _backward)
+    options = (geometry, softmax)
+    return differentiable(_operator(*options), _gradient(*options), formulation)
 
 
 @functools.cache

@@ -1,9 +1,14 @@
-"""The native DCNv3 in TensorFlow: custom operations, and their gradient's registration."""
+"""The native DCNv3 in TensorFlow: custom operations, and their gradients' registration.
+
+The gradient is an operation too, and its own gradient that of the portable operator.
+"""
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import config
 
+from keras_internimage.ops import portable
+from keras_internimage.ops.geometry import DCNv3Geometry
 from keras_internimage.ops.portable.tensorflow import device_type, in_xla
 
 _ATTRIBUTES = (
@@ -22,6 +27,7 @@ def load(path):
     _loaded["operations"] = operations
     _loaded["devices"] = ("cpu", "cuda") if "-cuda" in path.name else ("cpu",)
     tf.RegisterGradient("KerasInternimageDcnv3")(_gradient)
+    tf.RegisterGradient("KerasInternimageDcnv3Backward")(_gradient_of_gradient)
 
 
 def why_not(request):
@@ -61,3 +67,18 @@ def _gradient(op, grad_output):
         deterministic=config.is_op_determinism_enabled(),
         **{name: op.get_attr(name) for name in _ATTRIBUTES},
     )
+
+
+def _gradient_of_gradient(op, *upstreams):
+    attributes = {name: op.get_attr(name) for name in _ATTRIBUTES}
+    activation = "softmax" if attributes.pop("softmax") else None
+    attributes["offset_scale"] = sum(attributes["offset_scale"])
+    geometry = DCNv3Geometry(**attributes)
+    grad_output, *tensors = op.inputs
+    with tf.GradientTape() as outer:
+        outer.watch(op.inputs)
+        with tf.GradientTape() as inner:
+            inner.watch(tensors)
+            output = portable.differentiable(*tensors, None, geometry, activation)
+        grads = inner.gradient(output, tensors, grad_output)
+    return outer.gradient(grads, list(op.inputs), list(upstreams), tf.UnconnectedGradients.ZERO)

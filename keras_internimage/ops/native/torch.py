@@ -1,12 +1,15 @@
 """The native DCNv3 in PyTorch: `torch.ops.keras_internimage.dcnv3` and its gradient.
 
 The library defines the operators for CPU and CUDA. Here they get what tracing and differentiation
-need: shapes, the gradient, and a rule for `torch.vmap`.
+need: shapes, the gradient, and a rule for `torch.vmap`. The gradient's own derivatives, for
+`create_graph=True` and `torch.func.hessian`, are those of the portable operator.
 """
 
 import torch
 
+from keras_internimage.ops import portable
 from keras_internimage.ops.geometry import DCNv3Geometry
+from keras_internimage.ops.portable.torch import differentiate_gradient, fold_mapped_axis
 
 _NAME = "keras_internimage::dcnv3"
 _ARGUMENTS = (
@@ -23,6 +26,9 @@ def load(path):
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
     torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
+    torch.library.register_autograd(
+        f"{_NAME}_backward", _backward_of_backward, setup_context=_setup_context_of_backward
+    )
     torch.library.register_vmap(_NAME, _vmap)
     torch.library.register_vmap(f"{_NAME}_backward", _vmap_backward)
 
@@ -83,11 +89,28 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(images, offset_mask)
 
 
-def _backward(ctx, grad_output):
+def _backward(ctx, grad_output, operator=None):
+    operator = operator or torch.ops.keras_internimage.dcnv3_backward
     deterministic = torch.are_deterministic_algorithms_enabled()
-    grads = torch.ops.keras_internimage.dcnv3_backward(
-        grad_output, *ctx.saved_tensors, *ctx.arguments, deterministic
-    )
+    grads = operator(grad_output, *ctx.saved_tensors, *ctx.arguments, deterministic)
+    return *grads, *[None] * len(ctx.arguments)
+
+
+def _setup_context_of_backward(ctx, inputs, output):
+    *tensors, ctx.arguments = *inputs[:3], inputs[3:]
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_of_backward(ctx, *upstreams):
+    *geometry, softmax, _ = ctx.arguments
+    geometry = _geometry([tuple(a) if isinstance(a, list) else a for a in geometry])
+
+    def function(inputs, offset_mask):
+        activation = "softmax" if softmax else None
+        return portable.differentiable(inputs, offset_mask, None, geometry, activation)
+
+    upstream, *tensors = ctx.saved_tensors
+    grads = differentiate_gradient(function, upstream, tensors, upstreams)
     return *grads, *[None] * len(ctx.arguments)
 
 
@@ -99,30 +122,38 @@ class _Function(torch.autograd.Function):
         return torch.ops.keras_internimage.dcnv3(*arguments)
 
     setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return _backward(ctx, grad_output, _Gradient.apply)
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
         return _vmap(info, in_dims, *arguments)
 
 
-def _folded(info, in_dims, tensors):
-    """Tensors whose batch holds the mapped axis too."""
-    for tensor, axis in zip(tensors, in_dims, strict=True):
-        if axis is None:
-            tensor = tensor.expand(info.batch_size, *tensor.shape)
-        else:
-            tensor = tensor.movedim(axis, 0)
-        yield tensor.flatten(0, 1)
+class _Gradient(torch.autograd.Function):
+    """The gradient and its own, likewise."""
+
+    @staticmethod
+    def forward(*arguments):
+        return torch.ops.keras_internimage.dcnv3_backward(*arguments)
+
+    setup_context = staticmethod(_setup_context_of_backward)
+    backward = staticmethod(_backward_of_backward)
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _vmap_backward(info, in_dims, *arguments)
 
 
 def _vmap(info, in_dims, inputs, offset_mask, *arguments):
-    tensors = _folded(info, in_dims[:2], (inputs, offset_mask))
+    tensors = fold_mapped_axis(info, in_dims[:2], (inputs, offset_mask))
     output = torch.ops.keras_internimage.dcnv3(*tensors, *arguments)
     return output.unflatten(0, (info.batch_size, -1)), 0
 
 
 def _vmap_backward(info, in_dims, grad_output, inputs, offset_mask, *arguments):
-    tensors = _folded(info, in_dims[:3], (grad_output, inputs, offset_mask))
+    tensors = fold_mapped_axis(info, in_dims[:3], (grad_output, inputs, offset_mask))
     grads = torch.ops.keras_internimage.dcnv3_backward(*tensors, *arguments)
     return tuple(grad.unflatten(0, (info.batch_size, -1)) for grad in grads), (0, 0)

@@ -5,8 +5,8 @@ pixel and group, so the sum over the points is one gather and one product with t
 Positions outside the image are clamped into the padding, which takes the place of masks. No
 tensor has more than five dimensions, and no product more than three: exporters ask for that.
 
-What the gather costs differs between the backends, and so `portable_torch`, `portable_tensorflow`
-and `portable_jax` replace it (see there). Everything else, and all that is traced by PyTorch, is
+What the gather costs differs between the backends, and so `portable.torch`, `portable.tensorflow`
+and `portable.jax` replace it (see there). Everything else, and all that is traced by PyTorch, is
 the code below. Time relative to the official formulation, by `benchmarks/dcnv3.py` on one thread
 of an x86 server at the shapes of InternImage-T, batch 1 and 8 (a training step is forward and
 backward; lower is faster):
@@ -31,6 +31,22 @@ from keras_internimage.ops.geometry import FAR
 
 def dcnv3(inputs, offset, mask, geometry, mask_activation=None):
     """See `keras_internimage.ops.dcnv3`; the arguments have been checked."""
+    compute = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    return _widened(compute, inputs, offset, mask, geometry, mask_activation)
+
+
+def differentiable(inputs, offset, mask, geometry, mask_activation=None):
+    """As `dcnv3`, but by operations alone that the backend differentiates any number of times.
+
+    It is what derivatives of a kernel's gradient are computed by.
+    """
+    compute = {"tensorflow": _tensorflow, "jax": _jax, "torch": sample_and_sum}
+    compute = compute[keras.backend.backend()]
+    return _widened(compute, inputs, offset, mask, geometry, mask_activation)
+
+
+def _widened(compute, inputs, offset, mask, geometry, mask_activation):
+    """`compute` with three tensors of one dtype, float32 or float64."""
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     if mask is None:
         split = 2 * geometry.groups * geometry.points
@@ -38,8 +54,7 @@ def dcnv3(inputs, offset, mask, geometry, mask_activation=None):
     tensors = (inputs, offset, mask)
     wide = any(keras.backend.standardize_dtype(t.dtype) == "float64" for t in tensors)
     tensors = [ops.cast(t, "float64" if wide else "float32") for t in tensors]
-    backend = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
-    return ops.cast(backend(*tensors, geometry, mask_activation), dtype)
+    return ops.cast(compute(*tensors, geometry, mask_activation), dtype)
 
 
 def _torch(inputs, offset, mask, geometry, mask_activation):

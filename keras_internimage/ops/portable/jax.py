@@ -14,7 +14,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from keras_internimage.ops.partitioning_jax import batch_parallel
+from keras_internimage.ops.partitioning_jax import differentiable_batch_parallel
 
 _FLOATS = 3 << 18
 
@@ -47,17 +47,7 @@ def _one_device(sample_and_sum, geometry, mask_activation):
 def _many_devices(*options):
     """XLA would have each device gather from the images of all."""
     images = _one_device(*options)
-    split = batch_parallel(images, "n h w c, n p q o, n p q m -> n p q c")
-    gradient = batch_parallel(
-        lambda upstream, *tensors: jax.vjp(images, *tensors)[1](upstream),
-        "n p q c, n h w c, n p q o, n p q m -> n h w c, n p q o, n p q m",
-    )
-    function = jax.custom_vjp(split)
-    function.defvjp(
-        lambda *tensors: (split(*tensors), tensors),
-        lambda tensors, upstream: gradient(upstream, *tensors),
-    )
-    return function
+    return differentiable_batch_parallel(images, ("n h w c", "n p q o", "n p q m"), ("n p q c",))
 
 
 def gather_sum(rows, index, weights):

@@ -33,7 +33,7 @@ def gather_sum(rows, index, weights, images):
     if not tf.executing_eagerly() and tracing.for_litert():
         return _for_litert(rows, index, weights)
     # An exported file holds a gradient of its own too, which would be half of its graph.
-    if _plain_cpu() and tracing.must_be() is None:
+    if _plain_cpu() and tracing.required_implementation() is None:
         return _with_sparse_gradient(images)(rows, index, weights)
     return _forward(rows, index, weights)
 

@@ -11,12 +11,14 @@ traffic and page faults than in arithmetic. So
 - both work on pieces of the batch small enough to stay in the cache;
 - the softmax is written out, for `torch.softmax` is slow on rows as short as `P`.
 
+Derivatives of the gradient, which are rarely asked for, are those of `portable`'s own operations.
 Tracing (`torch.compile`, `torch.export`, `torch.jit.trace`) sees `portable` instead.
 """
 
 import torch
 import torch.nn.functional as F
 
+from keras_internimage.ops import portable
 from keras_internimage.ops.geometry import FAR
 
 # Sampling points handled at once in the forward pass, and in the backward pass floats of
@@ -122,6 +124,35 @@ class _Grid:
         return index.view(flat), fraction[..., 0].reshape(flat), fraction[..., 1].reshape(flat)
 
 
+def differentiate_gradient(function, upstream, tensors, upstreams):
+    """The gradients of a gradient: what the derivatives of `function` are differentiated to.
+
+    Args:
+        function: of `tensors`, made of operations that PyTorch can differentiate twice.
+        upstream: the gradient of the function's output.
+        tensors: the function's arguments.
+        upstreams: for each of `tensors`, the gradient of its gradient.
+
+    Returns:
+        The gradients of `upstream` and of each of `tensors`.
+    """
+
+    def gradient(upstream, *tensors):
+        return torch.func.vjp(function, *tensors)[1](upstream)
+
+    return torch.func.vjp(gradient, upstream, *tensors)[1](tuple(upstreams))
+
+
+def fold_mapped_axis(info, in_dims, tensors):
+    """Yields tensors whose batch holds the axis that `torch.vmap` maps too."""
+    for tensor, axis in zip(tensors, in_dims, strict=True):
+        if axis is None:
+            tensor = tensor.expand(info.batch_size, *tensor.shape)
+        else:
+            tensor = tensor.movedim(axis, 0)
+        yield tensor.flatten(0, 1)
+
+
 class _DCNv3(torch.autograd.Function):
     @staticmethod
     def forward(inputs, offset, mask, geometry, mask_activation):
@@ -151,10 +182,23 @@ class _DCNv3(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output):
-        inputs, offset, mask = ctx.saved_tensors
-        grid = _Grid(inputs, offset, ctx.geometry)
+        options = ctx.geometry, ctx.mask_activation
+        return *_Gradient.apply(grad_output, *ctx.saved_tensors, *options), None, None
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        tensors = fold_mapped_axis(info, in_dims[:3], arguments[:3])
+        output = _DCNv3.apply(*tensors, *arguments[3:])
+        return output.unflatten(0, (info.batch_size, -1)), 0
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient of `_DCNv3`, as a function that has one itself."""
+
+    @staticmethod
+    def forward(grad_output, inputs, offset, mask, geometry, mask_activation):
+        grid = _Grid(inputs, offset, geometry)
         points, depth = grid.points, grid.depth
         grad_inputs = torch.empty_like(inputs)
         grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
@@ -165,7 +209,7 @@ class _DCNv3(torch.autograd.Function):
             for band in bands:
                 index, u, v = grid.sample(offset[images, band], band)
                 m = mask[images, band].reshape(-1, points)
-                if ctx.mask_activation == "softmax":
+                if mask_activation == "softmax":
                     m = _softmax(m)
                 upstream = grad_output[images, band].reshape(-1, 1, depth)
                 weights = torch.stack(_corner_weights(u, v), -1).mul_(m[..., None])
@@ -180,15 +224,34 @@ class _DCNv3(torch.autograd.Function):
                     where = where.to(torch.int64)[:, None].expand(-1, 4 * depth)
                     grad_quads.scatter_add_(0, where, values.view(-1, 4 * depth))
                 d_u, d_v, d_m = _sample_gradients(dots.view(-1, points, 4), u, v)
-                scaled = m * ctx.geometry.offset_scale
+                scaled = m * geometry.offset_scale
                 piece = grad_offset[images, band]
                 piece.copy_(torch.stack((d_u * scaled, d_v * scaled), -1).view(piece.shape))
-                if ctx.mask_activation == "softmax":
+                if mask_activation == "softmax":
                     d_m = m * (d_m - (m * d_m).sum(-1, keepdim=True))
                 piece = grad_mask[images, band]
                 piece.copy_(d_m.view(piece.shape))
             grad_inputs[images] = _from_quads(grad_quads, grid)
-        return grad_inputs, grad_offset, grad_mask, None, None
+        return grad_inputs, grad_offset, grad_mask
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.geometry, ctx.mask_activation = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, *upstreams):
+        def function(*tensors):
+            return portable.differentiable(*tensors, ctx.geometry, ctx.mask_activation)
+
+        upstream, *tensors = ctx.saved_tensors
+        return *differentiate_gradient(function, upstream, tensors, upstreams), None, None
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        tensors = fold_mapped_axis(info, in_dims[:4], arguments[:4])
+        grads = _Gradient.apply(*tensors, *arguments[4:])
+        return tuple(grad.unflatten(0, (info.batch_size, -1)) for grad in grads), (0, 0, 0)
 
 
 def _quads(padded, grid):
