@@ -54,14 +54,15 @@ class Side:
         """A file of the model's tensors under their official names, float32."""
         import keras
 
-        from keras_internimage.checkpoints import names, safetensors_files
+        from keras_internimage.checkpoints import safetensors_files
+        from keras_internimage.checkpoints.names.classifier import TABLE
 
         with keras.StatelessScope(initialize_variables=False):
             model = self.build(weights=None)
         rng = np.random.default_rng(0)
         tensors = []
         for variable in model.weights:
-            entry = names.entry(variable.path)
+            entry = TABLE.entry(variable.path)
             shapes = entry.layout.official_shapes(tuple(variable.shape))
             for name, shape in zip(entry.official, shapes, strict=True):
                 tensors.append((name, shape, "float32", lambda shape=shape: _numbers(rng, shape)))

@@ -72,7 +72,7 @@ class Side(interleaved.Contender):
 
     def new_weights(self, folder):
         """Writes InternImage-T's weights for all sides, as a Keras file and the official one."""
-        from keras_internimage.checkpoints import convert
+        from keras_internimage.weights_convert.export import export
 
         self._build()
         rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ class Side(interleaved.Contender):
                 spread = 0.02 if variable.path.endswith("kernel") else 0.5
                 variable.assign(rng.normal(scale=spread, size=variable.shape))
         self.model.save_weights(f"{folder}/ours.weights.h5")
-        convert.export(f"{folder}/ours.weights.h5", f"{folder}/official.pth")
+        export(f"{folder}/ours.weights.h5", f"{folder}/official.pth")
 
     def build(self, folder):
         if self.kind == "official":

@@ -8,7 +8,7 @@ import pytest
 from deterministic import uniform
 from models import reference
 
-from keras_internimage.checkpoints import convert
+from keras_internimage.weights_convert.export import export
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.any_backend
@@ -47,7 +47,7 @@ def config(name):
 def test_an_exported_model_has_the_same_logits(tmp_path, name):
     ours = reference.classifier(name)
     ours.save_weights(tmp_path / "x.weights.h5")
-    convert.export(tmp_path / "x.weights.h5", tmp_path / "x.pth")
+    export(tmp_path / "x.weights.h5", tmp_path / "x.pth")
     model = official.load(tmp_path / "x.pth", **config(name))
     found = logits(model, reference.images(name))
     assert_close(found, reference.as_array(reference.call(ours, reference.images(name))))

@@ -25,7 +25,7 @@ def _parser():
     add.add_argument("file", help="checkpoint (.pth, .safetensors, index, directory)")
     add.add_argument("out", help="ends in .weights.h5 (weights) or .keras (whole model)")
     add.add_argument("--variant", help="T, S, B, L, XL, H or G (default: by the shapes)")
-    add.add_argument("--classes", type=int, help="another number leaves the classifier fresh")
+    add.add_argument("--classes", type=int, help="another number: a newly initialised classifier")
     add.add_argument("--dtype", default="float32", help="float32, float16 or bfloat16")
     add.add_argument("--no-top", action="store_true", help="leave the classification head out")
     add.add_argument("--offset-scale", type=float, help="for geometries that are not published")
@@ -55,12 +55,13 @@ def _parser():
 
 def _inspect(arguments):
     from keras_internimage.checkpoints import infer, keras_files, published
+    from keras_internimage.checkpoints.names.classifier import TABLE
     from keras_internimage.checkpoints.read import open_checkpoint
 
     path = arguments.file
     rows = []
     if path.endswith(keras_files.SUFFIXES):
-        file = keras_files.read(path)
+        file = keras_files.read(path, TABLE)
         tensors, shapes = file.tensors, file.official_shapes()
         rows.append(("file", path))
         rows.append(("format", "Keras"))
@@ -85,17 +86,27 @@ def _inspect(arguments):
     if guess.unseen:
         rows.append(("not visible", f"{', '.join(guess.unseen)} (taken at the default)"))
     rows.append(("classes", guess.classes if guess.classes is not None else "no classifier"))
-    rows.append(("parameters", f"{infer.parameters(shapes):,}"))
+    rows.append(("parameters", f"{infer.parameters(shapes, TABLE):,}"))
     rows.append(("tensors", len(tensors)))
     rows.append(("stored as", _dtypes(tensors)))
-    expected = dict.fromkeys(infer.expected_names(guess))
+    expected = dict.fromkeys(infer.expected_names(guess, TABLE))
     unknown += [name for name in shapes if name not in expected]
     missing = [name for name in expected if name not in shapes]
     for label, listed in (("missing", missing), ("others", unknown)):
         rows.append((label, f"{len(listed)}: {', '.join(listed)}" if listed else "none"))
+    rows.append(("not finite", _not_finite(tensors)))
     for label, value in rows:
         print(f"{label:12}{value}")
     return 0
+
+
+def _not_finite(tensors):
+    """The tensors with NaN or infinity, read one at a time."""
+    from keras_internimage.checkpoints.tensors import not_finite
+
+    counts = {name: (not_finite(tensor), tensor.size) for name, tensor in tensors.items()}
+    found = [f"{name} ({bad} of {size})" for name, (bad, size) in counts.items() if bad]
+    return f"{len(found)}: {', '.join(found)}" if found else "none"
 
 
 def _dtypes(tensors):
@@ -120,7 +131,7 @@ def _return_freed_memory():
 
 
 def _convert(arguments):
-    from keras_internimage.checkpoints import convert
+    from keras_internimage.weights_convert import convert
 
     _return_freed_memory()
     report = convert.convert(
@@ -133,17 +144,18 @@ def _convert(arguments):
         offset_scale=arguments.offset_scale,
         container=arguments.container,
     )
-    for rule, tensors in report.excused.items():
+    for rule, tensors in report.allowed_unexpected.items():
         print(f"left out, {rule}: {len(tensors)} tensors")
     print(f"{arguments.out}: {report.assigned} variables from {report.source}")
     return 0
 
 
 def _verify(arguments):
-    from keras_internimage.checkpoints import convert, names
+    from keras_internimage.checkpoints.names.classifier import TABLE
+    from keras_internimage.weights_convert.verify import verify
 
     path, against = arguments.keras_file, arguments.against
-    differences, extra, lacking = convert.verify(path, against, arguments.container)
+    differences, extra, lacking = verify(path, against, arguments.container)
     for variable, difference in differences.items():
         if difference is None:
             print(f"{variable}: another shape")
@@ -152,11 +164,11 @@ def _verify(arguments):
     for name in lacking:
         print(f"{name}: not in {against}")
     # A file's head may be left out of a model as a whole, and so may what is no InternImage's.
-    official = [name for variable in differences for name in names.entry(variable).official]
-    with_head = any(names.is_head(name) for name in official)
-    left_out = [name for name in extra if names.is_official(name)]
+    official = [name for variable in differences for name in TABLE.entry(variable).official]
+    with_head = any(TABLE.is_head(name) for name in official)
+    left_out = [name for name in extra if TABLE.is_official(name)]
     if not with_head:
-        left_out = [name for name in left_out if not names.is_head(name)]
+        left_out = [name for name in left_out if not TABLE.is_head(name)]
     for name in extra:
         print(f"{name}: only in {against}{'' if name in left_out else ', no part of the model'}")
     exact = sum(difference == 0 for difference in differences.values())
@@ -165,9 +177,9 @@ def _verify(arguments):
 
 
 def _export(arguments):
-    from keras_internimage.checkpoints import convert
+    from keras_internimage.weights_convert.export import export
 
-    count = convert.export(arguments.keras_file, arguments.out)
+    count = export(arguments.keras_file, arguments.out)
     print(f"{arguments.out}: {count} tensors")
     return 0
 
@@ -178,7 +190,7 @@ def _list(arguments):
     print(f"{'name':34}variant  classes  pixels  top-1     MB  in the cache")
     for row in published.PUBLISHED:
         top1 = "-" if row.top1 is None else f"{row.top1:.1f}"
-        cached = "yes" if os.path.exists(download.cached_path(row)) else "no"
+        cached = "yes" if download.is_cached(row) else "no"
         print(
             f"{row.name:34}{row.variant:7}{row.classes:9}{row.resolution:8}{top1:>7}"
             f"{row.bytes / 1e6:7.0f}  {cached}"
@@ -187,23 +199,25 @@ def _list(arguments):
 
 
 def _download(arguments):
-    from keras_internimage.checkpoints import convert, download, published
+    from keras_internimage.checkpoints import download, published
+    from keras_internimage.checkpoints.keras_files import SUFFIXES
     from keras_internimage.files import atomic_write
+    from keras_internimage.weights_convert import convert
 
-    _return_freed_memory()
     row, out = published.find(arguments.name), arguments.out
+    if out is not None and not out.endswith((".pth", *SUFFIXES)):
+        raise ValueError(
+            f"The output must end in .pth or {' or '.join(SUFFIXES)}. Received: path={out}"
+        )
     if out is None:
         print(download.fetch(row))
         return 0
     if out.endswith(".pth"):
-        with atomic_write(out) as unfinished, download.downloaded(row) as path:
-            shutil.copyfile(path, unfinished)
-    elif out.endswith(".weights.h5"):
         with atomic_write(out) as unfinished:
             shutil.copyfile(download.fetch(row), unfinished)
     else:
-        with download.downloaded(row) as path:
-            convert.convert(path, out, variant=row.variant)
+        _return_freed_memory()
+        convert.convert(download.fetch(row), out, variant=row.variant)
     print(out)
     return 0
 

@@ -1,22 +1,28 @@
-"""Downloading published checkpoints and keeping them, converted, in Keras' cache."""
+"""Downloading published checkpoints and keeping them, verified, in Keras' cache.
+
+The cache holds the official file itself. A stamp beside it remembers that the file of this size
+and modification time was verified: hashing 6 GB takes longer than loading it.
+"""
 
 import contextlib
+import json
 import os
 import socket
 import tempfile
+import urllib.error
 
 import keras
 
-from keras_internimage.checkpoints import convert, keras_files, load
-from keras_internimage.checkpoints.errors import CheckpointError, DownloadError
-from keras_internimage.checkpoints.read import open_checkpoint
+from keras_internimage.checkpoints import published
+from keras_internimage.checkpoints.errors import DownloadError
+from keras_internimage.checkpoints.published import Published
 from keras_internimage.files import atomic_write
 
 # A connection that stays silent for so long is given up.
 SECONDS_WITHOUT_DATA = 60
 
 
-def cache_directory():
+def cache_directory() -> str:
     """The folder for models in Keras' cache: `$KERAS_HOME/models` or `~/.keras/models`.
 
     As for `keras.utils.get_file`, a folder for temporary files takes its place where that one
@@ -34,9 +40,96 @@ def cache_directory():
     raise DownloadError(f"Keras' cache must be writable. Received: KERAS_HOME={home}")
 
 
-def cached_path(row):
-    """Where the converted weights of a published checkpoint are kept."""
-    return os.path.join(cache_directory(), f"{row.name}.weights.h5")
+def cached_path(row: Published) -> str:
+    """Where the official file of a published checkpoint is kept."""
+    return os.path.join(cache_directory(), row.file)
+
+
+def is_cached(row: Published) -> bool:
+    """Whether the official file of a published checkpoint is in the cache, verified."""
+    return _is_stamped(cached_path(row), row)
+
+
+def fetch(row: Published) -> str:
+    """Bring the official file of a published checkpoint into the cache, unless it is there.
+
+    Processes that want the same file at once wait for the one that downloads it.
+
+    Returns:
+        The path of the file, verified by size and SHA-256.
+
+    Raises:
+        DownloadError: the file could not be had, or is not the published one.
+    """
+    import filelock
+
+    path = cached_path(row)
+    if _is_stamped(path, row):
+        return path
+    folder, name = os.path.split(path)
+    lock = filelock.FileLock(os.path.join(folder, f".{name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"Another process is downloading {row.name}; waiting for it.")
+        lock.acquire()
+    try:
+        if not _is_stamped(path, row) and not _verify_cached(path, row):
+            _download(path, row)
+    finally:
+        lock.release()
+    return path
+
+
+def _stamp_path(path):
+    return f"{path}.verified.json"
+
+
+def _stamp(path, row):
+    status = os.stat(path)
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": row.sha256}
+
+
+def _write_stamp(path, row):
+    with atomic_write(_stamp_path(path)) as unfinished:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            json.dump(_stamp(path, row), file)
+
+
+def _is_stamped(path, row):
+    """Whether the file is the one that was verified: nothing of it is read."""
+    try:
+        with open(_stamp_path(path), encoding="utf-8") as file:
+            return json.load(file) == _stamp(path, row)
+    except (OSError, ValueError):
+        return False
+
+
+def _difference(path, row):
+    """What tells a file from the published one, None if nothing does."""
+    size = os.path.getsize(path)
+    if size != row.bytes:
+        return f"{size} bytes instead of {row.bytes}"
+    digest = published.sha256(path)
+    return None if digest == row.sha256 else f"another SHA-256: {digest}"
+
+
+def _verify_cached(path, row):
+    """Verify a file of the cache that has no valid stamp; False: it is to be downloaded."""
+    if not os.path.exists(path):
+        return False
+    difference = _difference(path, row)
+    if difference is None:
+        _write_stamp(path, row)
+        return True
+    # Only what this package put there is replaced.
+    if not os.path.exists(_stamp_path(path)):
+        raise DownloadError(
+            f"The file in the place of {row.name} in the cache must be the published one; it has "
+            f"{difference}. Move it away to download the published one. Received: path={path}"
+        )
+    print(f"{path} was changed ({difference}); {row.name} is downloaded again.")
+    return False
 
 
 @contextlib.contextmanager
@@ -50,89 +143,37 @@ def _timeout(seconds):
         socket.setdefaulttimeout(before)
 
 
-@contextlib.contextmanager
-def downloaded(row):
-    """The official file of a published checkpoint, verified, until the block ends.
-
-    Raises:
-        DownloadError: it could not be had, or is not the published one. Nothing is left behind.
-    """
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=cache_directory()) as folder:
+def _download(path, row):
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=os.path.dirname(path)) as folder:
         try:
             with _timeout(SECONDS_WITHOUT_DATA):
-                path = keras.utils.get_file(
-                    row.file,
-                    origin=row.url,
-                    cache_dir=folder,
-                    cache_subdir="",
-                    file_hash=row.sha256,
-                    hash_algorithm="sha256",
+                # No library for downloads would do more: this one shows Keras' progress bar, obeys
+                # the proxy's environment variables, and every user of Keras has it.
+                arrived = keras.utils.get_file(
+                    row.file, origin=row.url, cache_dir=folder, cache_subdir=""
                 )
         except Exception as error:  # get_file wraps what it meets in plain Exceptions
-            raise DownloadError(
-                f"{row.name} could not be downloaded: {error} Without a connection: download "
-                f"{row.url} elsewhere ({row.bytes} bytes, SHA-256 {row.sha256}) and pass the "
-                f"file's path as `weights`. Received: weights={row.name!r}"
-            ) from error
-        yield path
+            raise _failure(row, path, _reason(error)) from error
+        difference = _difference(arrived, row)
+        if difference is not None:
+            raise _failure(row, path, f"what arrived has {difference}")
+        os.replace(arrived, path)
+    _write_stamp(path, row)
 
 
-def load_published(model, row, *, progress=None):
-    """Load a published checkpoint from the cache, downloading and converting it the first time.
-
-    The model is loaded straight from the official file. If it holds all of it, its weights
-    become the cached file; otherwise a full model is made for that.
-
-    Args:
-        model: an InternImage.
-        row: a `Published`.
-        progress: as for `load_weights`.
-
-    Returns:
-        The `Report` of the load.
-
-    Raises:
-        DownloadError: the file could not be had.
-        CheckpointError: it does not fit the model.
-    """
-    cached = cached_path(row)
-    if os.path.exists(cached):
-        return load.load_keras(model, read_cached(cached), progress=progress)
-    with downloaded(row) as path:
-        report = load.load_official(model, open_checkpoint(path), progress=progress)
-        if _holds_everything(model, report):
-            with atomic_write(cached) as unfinished:
-                model.save_weights(unfinished)
-        else:
-            convert.convert(path, cached, variant=row.variant, progress=progress)
-    return report
+def _reason(error):
+    """What happened, without the URL and the numbers that `get_file` puts around it."""
+    cause = error.__context__ if isinstance(error.__context__, urllib.error.URLError) else error
+    if isinstance(cause, urllib.error.HTTPError):
+        return f"HTTP {cause.code} {cause.msg}"
+    if isinstance(cause, urllib.error.URLError):
+        return str(cause.reason)
+    return str(cause) or type(cause).__name__
 
 
-def fetch(row, progress=None):
-    """Bring a published checkpoint into the cache, unless it is there; returns the file's path.
-
-    Raises:
-        DownloadError: the file could not be had.
-    """
-    cached = cached_path(row)
-    if not os.path.exists(cached):
-        with downloaded(row) as path:
-            convert.convert(path, cached, variant=row.variant, progress=progress)
-    return cached
-
-
-def read_cached(path):
-    """Open a converted file of the cache."""
-    try:
-        return keras_files.read(path)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"The cached file is damaged; delete it to download it again. {error}"
-        ) from error
-
-
-def _holds_everything(model, report):
-    whole = not report.fresh and load.NO_HEAD not in report.excused
-    return whole and all(
-        keras.backend.standardize_dtype(variable.dtype) == "float32" for variable in model.weights
+def _failure(row, path, reason):
+    return DownloadError(
+        f"{row.name} could not be downloaded ({reason.rstrip('.')}). Without a connection, get "
+        f"{row.url} on another machine ({row.bytes} bytes, SHA-256 {row.sha256}) and save it as "
+        f"{path}, or pass its path as `weights`. Received: weights={row.name!r}"
     )

@@ -1,5 +1,7 @@
 """What goes wrong with weights files."""
 
+from collections.abc import Iterable
+
 
 class CheckpointError(ValueError):
     """A weights file cannot be read, or does not fit the model it is loaded into."""
@@ -27,7 +29,7 @@ class DownloadError(CheckpointError):
     """A published checkpoint could not be downloaded, or did not arrive intact."""
 
 
-def listing(names, limit=20):
+def listing(names: Iterable, limit: int = 20) -> str:
     """The first `limit` of `names`, comma-separated, and how many more there are."""
     names = list(names)
     text = ", ".join(str(name) for name in names[:limit])

@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
-from keras_internimage.checkpoints import names
 from keras_internimage.checkpoints.errors import CheckpointError
+from keras_internimage.checkpoints.names import RenameTable
+from keras_internimage.variants import VARIANTS
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 # A file with layer scales holds trained ones: the initial value no longer matters.
 _TRAINED_SCALE = 1.0
@@ -27,7 +31,7 @@ class Guess:
     unseen: tuple[str, ...]
 
 
-def infer_config(shapes, offset_scale=None):
+def infer_config(shapes: Shapes, offset_scale: float | None = None) -> Guess:
     """Find the model a checkpoint belongs to.
 
     Shapes tell everything but two things. `offset_scale` leaves no trace: a published
@@ -58,7 +62,7 @@ def infer_config(shapes, offset_scale=None):
     if offset_scale is not None:
         config["offset_scale"] = float(offset_scale)
     elif variant is not None:
-        config["offset_scale"] = _variants()[variant].offset_scale
+        config["offset_scale"] = VARIANTS[variant].offset_scale
     else:
         config["offset_scale"] = 1.0
         unseen = ("offset_scale",)
@@ -131,75 +135,25 @@ def _count(shapes, pattern):
     return number
 
 
-def _variants():
-    from keras_internimage.variants import VARIANTS
-
-    return VARIANTS
-
-
 def _variant(config):
     """The variant of a geometry. Layer scale may differ: T has one in dense tasks only."""
     if config["remove_center"] or config["mlp_ratio"] != 4:
         return None
     own = ("layer_scale", "offset_scale", "use_clip_projector")
-    for key, variant in _variants().items():
+    for key, variant in VARIANTS.items():
         known = {name: value for name, value in variant.config().items() if name not in own}
         if all(config[name] == value for name, value in known.items()):
             return key
     return None
 
 
-def expected_names(guess):
+def expected_names(guess: Guess, table: RenameTable) -> list[str]:
     """Names of all tensors that the official checkpoint of a guessed model holds."""
-    config, found = guess.config, []
-
-    def add(module, *endings):
-        found.extend(f"{module}{ending}" for ending in endings)
-
-    pair = (".weight", ".bias")
-    for k in (1, 2):
-        add(f"patch_embed.conv{k}", *pair)
-        add(f"patch_embed.norm{k}.1", *pair)
-    for level, depth in enumerate(config["depths"]):
-        for j in range(depth):
-            block = f"levels.{level}.blocks.{j}"
-            for layer in ("dw_conv.0", "dw_conv.1.1", "offset", "mask"):
-                add(f"{block}.dcn.{layer}", *pair)
-            for layer in ("dcn.input_proj", "dcn.output_proj", "mlp.fc1", "mlp.fc2"):
-                add(f"{block}.{layer}", *pair)
-            if config["center_feature_scale"]:
-                add(f"{block}.dcn.center_feature_scale_proj", "_weight", "_bias")
-            for k in (1, 2):
-                add(f"{block}.norm{k}.0", *pair)
-                if config["layer_scale"]:
-                    add(f"{block}.gamma{k}", "")
-                if config["res_post_norm"]:
-                    add(f"{block}.res_post_norm{k}.0", *pair)
-        if level == 2:
-            for k in range(len(config["level2_post_norm_block_ids"] or ())):
-                add(f"levels.2.post_norms.{k}.0", *pair)
-        if not config["post_norm"] or config["center_feature_scale"]:
-            add(f"levels.{level}.norm.0", *pair)
-        if level < len(config["depths"]) - 1:
-            add(f"levels.{level}.downsample.conv", ".weight")
-            add(f"levels.{level}.downsample.norm.1", *pair)
-    if guess.classes is None:
-        return found
-    if config["use_clip_projector"]:
-        for module in ("dcnv3_head_x4.0", "dcnv3_head_x3", "fc_norm.0"):
-            add(module, *pair)
-        for k in "qkv":
-            add(f"clip_projector.norm1_{k}.0", *pair)
-            add(f"clip_projector.cross_dcn.{k}", ".weight", "_bias")
-        add("clip_projector.cross_dcn.proj", *pair)
-    else:
-        add("conv_head.0", ".weight")
-        add("conv_head.1.0", *pair, ".running_mean", ".running_var")
-    add("head", *pair)
-    return found
+    entries = table.expand(guess.config, head=guess.classes is not None)
+    return [name for entry in entries for name in entry.official]
 
 
-def describe(guess):
+def describe(guess: Guess) -> str:
     """The guessed model in a few words."""
     config = guess.config
     size = f"channels={config['channels']}, depths={config['depths']}, groups={config['groups']}"
@@ -208,10 +162,10 @@ def describe(guess):
     return f"{name} ({size}{scale})"
 
 
-def parameters(shapes):
+def parameters(shapes: Shapes, table: RenameTable) -> int:
     """Number of trainable parameters: all values but batch normalisation's averages."""
     return sum(
         math.prod(shape)
         for name, shape in shapes.items()
-        if names.is_official(name) and not name.endswith(("running_mean", "running_var"))
+        if table.is_official(name) and not name.endswith(("running_mean", "running_var"))
     )

@@ -8,12 +8,13 @@ file holds the same file in an uncompressed zip archive.
 import contextlib
 import dataclasses
 import io
+import os
 import zipfile
 
 import numpy as np
 
-from keras_internimage.checkpoints import names
 from keras_internimage.checkpoints.errors import CheckpointError
+from keras_internimage.checkpoints.names import RenameTable
 from keras_internimage.checkpoints.tensors import DTYPES, Tensor, record_start
 
 _WEIGHTS_RECORD = "model.weights.h5"
@@ -27,19 +28,21 @@ class KerasFile:
 
     Attributes:
         path: of the file.
-        tensors: `Tensor`s by variable path, as in `names.py`.
+        table: the `RenameTable` that says which variables are an InternImage's.
+        tensors: `Tensor`s by variable path, as in the table.
         unknown: stored weights of other layers; random states and the optimizer's left out.
     """
 
     path: str
+    table: RenameTable
     tensors: dict[str, Tensor]
     unknown: tuple[str, ...]
 
-    def official_shapes(self):
+    def official_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the official tensors the weights are made of, by official name."""
         shapes = {}
         for path, tensor in self.tensors.items():
-            entry = names.entry(path)
+            entry = self.table.entry(path)
             parts = entry.layout.official_shapes(tensor.shape)
             shapes.update(zip(entry.official, parts, strict=True))
         return shapes
@@ -92,14 +95,20 @@ def _opened(path):
             yield file
 
 
-def read(path):
-    """What the Keras weights file at `path` holds.
+def read(path: str | os.PathLike, table: RenameTable) -> KerasFile:
+    """What the Keras weights file at `path` holds of the models of a rename table.
 
     Raises:
         CheckpointError: it is no such file, damaged, or holds none of InternImage's weights.
     """
     import h5py
 
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise CheckpointError(
+            "The file must be a complete Keras weights file; there is no such file. "
+            f"Received: path={path}"
+        )
     try:
         with _opened(path) as file:
             found = {}
@@ -112,7 +121,7 @@ def read(path):
         ) from error
     tensors, unknown = {}, []
     for location, (layer, index, shape, dtype) in found.items():
-        name = names.weight_path(layer, index)
+        name = table.weight_path(layer, index)
         if name is not None:
             tensors[name] = Tensor(shape, dtype, _reader(path, location))
         elif "seed_generator" not in location:
@@ -122,7 +131,7 @@ def read(path):
             "The file must hold weights of an InternImage, saved by Keras 3.15 or newer. "
             f"Received: path={path}"
         )
-    return KerasFile(str(path), tensors, tuple(unknown))
+    return KerasFile(path, table, tensors, tuple(unknown))
 
 
 def _walk(group, location, layers, found, h5py):

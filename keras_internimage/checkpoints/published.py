@@ -40,11 +40,11 @@ class Published:
     top1: float | None = None
 
     @property
-    def file(self):
+    def file(self) -> str:
         return f"{self.name}.pth"
 
     @property
-    def url(self):
+    def url(self) -> str:
         base = os.environ.get(BASE_URL_VARIABLE) or BASE_URL
         return f"{base.rstrip('/')}/{self.revision}/{self.file}"
 
@@ -170,12 +170,12 @@ PUBLISHED = (
 )
 
 
-def names():
+def names() -> tuple[str, ...]:
     """Names of all published checkpoints."""
     return tuple(row.name for row in PUBLISHED)
 
 
-def find(name):
+def find(name: str) -> Published:
     """The published checkpoint called `name`.
 
     Raises:
@@ -190,7 +190,7 @@ def find(name):
     )
 
 
-def for_variant(variant, weights="imagenet"):
+def for_variant(variant: str, weights: str = "imagenet") -> Published:
     """The checkpoint of a variant that a keyword stands for.
 
     Args:
@@ -211,14 +211,19 @@ def for_variant(variant, weights="imagenet"):
     )
 
 
-def by_file(path):
+def by_file(path: str | os.PathLike) -> Published | None:
     """The published checkpoint whose size and SHA-256 a file has, or None."""
-    import hashlib
-
     size = os.path.getsize(path)
     candidates = [row for row in PUBLISHED if row.bytes == size]
     if not candidates:
         return None
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     return next((row for row in candidates if row.sha256 == digest), None)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

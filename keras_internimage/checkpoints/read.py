@@ -4,8 +4,9 @@ import dataclasses
 import json
 import os
 
-from keras_internimage.checkpoints import names, safetensors_files, torch_files
+from keras_internimage.checkpoints import safetensors_files, torch_files
 from keras_internimage.checkpoints.errors import CheckpointError, listing
+from keras_internimage.checkpoints.names import BATCH_COUNTER
 from keras_internimage.checkpoints.tensors import Tensor
 
 # Where trainers put a model's weights, in the order in which they are looked for; an
@@ -55,7 +56,7 @@ class Checkpoint:
     dropped: tuple[str, ...]
 
     @property
-    def dtypes(self):
+    def dtypes(self) -> dict[str, int]:
         """Number of stored values by type, most first."""
         counts = {}
         for tensor in self.tensors.values():
@@ -63,14 +64,14 @@ class Checkpoint:
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def shapes(self):
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
-def open_checkpoint(path, container=None):
+def open_checkpoint(path: str | os.PathLike, container: str | None = None) -> Checkpoint:
     """Open a checkpoint of the official models without reading its numbers.
 
     Args:
@@ -87,7 +88,9 @@ def open_checkpoint(path, container=None):
     """
     path = os.path.abspath(os.fspath(path))
     if not os.path.exists(path):
-        raise CheckpointError(f"The weights file must exist. Received: path={path}")
+        raise CheckpointError(
+            f"The weights file must exist; there is no such file. Received: path={path}"
+        )
     source = _in_directory(path) if os.path.isdir(path) else path
     if source.endswith(".index.json"):
         kind, content, files = _read_parts(source)
@@ -213,7 +216,7 @@ def _rename(tensors, path):
     renamed, stored_names, dropped = {}, {}, []
     for stored, tensor in tensors.items():
         name = official_name(stored)
-        if name is None or name.endswith(names.BATCH_COUNTER):
+        if name is None or name.endswith(BATCH_COUNTER):
             dropped.append(stored)
         elif name in renamed:
             raise CheckpointError(
@@ -225,7 +228,7 @@ def _rename(tensors, path):
     return renamed, stored_names, tuple(dropped)
 
 
-def official_name(stored):
+def official_name(stored: str) -> str | None:
     """The official name of a tensor stored as `stored`, None for a teacher's weights."""
     name = stored
     while True:

@@ -8,6 +8,7 @@ type, shape and byte range), the numbers. Reading ranges keeps one tensor in mem
 import json
 import os
 import struct
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -30,15 +31,18 @@ _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER = 100_000_000
 
+# Name, shape, type and what returns the numbers.
+Written = tuple[str, tuple[int, ...], str, Callable[[], np.ndarray]]
 
-def looks_like(path):
+
+def looks_like(path: str | os.PathLike) -> bool:
     """Whether a file begins as a safetensors file does."""
     with open(path, "rb") as file:
         start = file.read(_LENGTH.size + 1)
     return len(start) == _LENGTH.size + 1 and start.endswith(b"{")
 
 
-def read(path):
+def read(path: str | os.PathLike) -> dict[str, Tensor]:
     """Tensors of a safetensors file, by name.
 
     Raises:
@@ -89,7 +93,7 @@ def _tensor(path, data, size, row):
     return tensor
 
 
-def write(path, tensors):
+def write(path: str | os.PathLike, tensors: Iterable[Written]) -> None:
     """Write tensors, an iterable of `(name, shape, dtype, read)`, one after the other."""
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     tensors = list(tensors)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
+import numpy.typing
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -38,14 +40,14 @@ class Tensor:
     read: Callable[[], np.ndarray] = dataclasses.field(repr=False, compare=False)
 
     @property
-    def size(self):
+    def size(self) -> int:
         return math.prod(self.shape)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self.size * DTYPES[self.dtype].itemsize
 
-    def float32(self):
+    def float32(self) -> np.ndarray:
         """The numbers as a new float32 array, exactly where the stored type is not wider."""
         return self.read().astype(np.float32, copy=False)
 
@@ -56,7 +58,7 @@ class Tensor:
 _LOCAL_HEADER = struct.Struct("<26xHH")
 
 
-def record_start(path, info):
+def record_start(path: str | os.PathLike, info: zipfile.ZipInfo) -> int:
     """Where the bytes of an uncompressed record of a zip archive begin.
 
     Raises:
@@ -73,7 +75,9 @@ def record_start(path, info):
         )
 
 
-def read_range(path, offset, shape, dtype):
+def read_range(
+    path: str | os.PathLike, offset: int, shape: tuple[int, ...], dtype: np.typing.DTypeLike
+) -> np.ndarray:
     """Read an array at a byte offset of a file.
 
     A plain read rather than a memory map: mapped pages would count as this process's memory,
@@ -88,10 +92,18 @@ def read_range(path, offset, shape, dtype):
     return out
 
 
-def all_finite(array):
+def all_finite(array: np.ndarray) -> bool:
     """Whether an array holds neither NaN nor infinity.
 
     A float64 sum of float32 numbers cannot overflow, and both pass through it; unlike
     `isfinite` it needs no temporary of the array's size.
     """
     return bool(np.isfinite(np.add.reduce(array, axis=None, dtype=np.float64)))
+
+
+def not_finite(tensor: Tensor) -> int:
+    """How many of a tensor's numbers are NaN or infinite; reads them."""
+    values = tensor.read()
+    # bfloat16 has no sum of its own in NumPy; half types are exact in float32.
+    values = values if values.dtype == np.float64 else values.astype(np.float32, copy=False)
+    return 0 if all_finite(values) else values.size - int(np.isfinite(values).sum())

@@ -6,11 +6,16 @@ them tensors, plain containers, or inert stand-ins; any other name refuses the f
 nothing in it is ever called. Tensors stay in the file until asked for, and PyTorch is not
 needed. Only the format that PyTorch wrote before version 1.6, a bare stream, is left to
 `torch.load(weights_only=True)`.
+
+No library serves: `torch.load` needs PyTorch, which users of the other backends do not have, and
+holds the whole file in memory where one tensor at a time is enough; its safe mode refuses the
+official files, whose pickle names a configuration class.
 """
 
 import collections
 import io
 import math
+import os
 import pickle
 import warnings
 import zipfile
@@ -207,7 +212,7 @@ class _Storage:
         raise TypeError("A storage must not be changed by the file it comes from.")
 
 
-def read_zip(path):
+def read_zip(path: str | os.PathLike) -> object:
     """The object in a `.pth` file: containers of plain Python, tensors as `Tensor`.
 
     Raises:
@@ -233,7 +238,7 @@ def read_zip(path):
         ) from error
 
 
-def refusal(path, what):
+def refusal(path: str | os.PathLike, what: str) -> CheckpointError:
     """The error for a pickle that wants more than tensors."""
     return CheckpointError(
         "The checkpoint must hold tensors and plain containers only. It refers to "
@@ -243,7 +248,7 @@ def refusal(path, what):
     )
 
 
-def read_legacy(path):
+def read_legacy(path: str | os.PathLike) -> object:
     """The same as `read_zip` for the format before PyTorch 1.6, which needs PyTorch.
 
     Raises:

@@ -1,9 +1,21 @@
 """The published variants as functions in the manner of keras.applications."""
 
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import keras
+from keras import KerasTensor
+
 from keras_internimage.models.classifier import InternImage
 from keras_internimage.variants import VARIANTS
 
-_DOCSTRING = """Instantiates InternImage-{variant}: {parameters} parameters, {side} x {side} pixels.
+_Function = TypeVar("_Function", bound=Callable[..., keras.Model])
+_Weights = str | os.PathLike | None
+_Shape = tuple[int | None, int | None, int] | None
+_Activation = str | Callable | None
+
+_ARGUMENTS = """
 
     Images must be preprocessed by `keras_internimage.preprocess_input`, or read by
     `keras_internimage.preprocessing.load_image`.
@@ -36,51 +48,208 @@ _DOCSTRING = """Instantiates InternImage-{variant}: {parameters} parameters, {si
     """
 
 
-def _model_function(variant, parameters):
-    row = VARIANTS[variant]
-    function_name = f"InternImage{variant}"
-    default_name = f"internimage_{variant.lower()}"
-
-    def function(
-        include_top=True,
-        weights="imagenet",
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        name=default_name,
-        **kwargs,
-    ):
-        return InternImage(
-            **{**row.config(), **kwargs},
-            include_top=include_top,
-            weights=weights,
-            input_tensor=input_tensor,
-            input_shape=input_shape,
-            pooling=pooling,
-            classes=classes,
-            classifier_activation=classifier_activation,
-            default_size=row.resolution,
-            variant=variant,
-            name=name,
-        )
-
-    function.__name__ = function.__qualname__ = function_name
-    function.__doc__ = _DOCSTRING.format(
-        variant=variant,
-        parameters=parameters,
+def _with_arguments(function: _Function) -> _Function:
+    """Add what all variants' arguments mean to the first line of a function's docstring."""
+    row = VARIANTS[function.__name__.removeprefix("InternImage")]
+    text = _ARGUMENTS.format(
         side=row.resolution,
         keywords='"imagenet", "imagenet22k"' if row.resolution > 224 else '"imagenet"',
         sides=", multiples of 32 otherwise" if row.use_clip_projector else "",
     )
+    function.__doc__ = (function.__doc__ or "") + text
     return function
 
 
-InternImageT = _model_function("T", "30 M")
-InternImageS = _model_function("S", "50 M")
-InternImageB = _model_function("B", "97 M")
-InternImageL = _model_function("L", "223 M")
-InternImageXL = _model_function("XL", "335 M")
-InternImageH = _model_function("H", "1.09 B")
-InternImageG = _model_function("G", "3.08 B")
+def _build(variant, kwargs, **arguments):
+    row = VARIANTS[variant]
+    config = {**row.config(), **kwargs}
+    return InternImage(**config, **arguments, default_size=row.resolution, variant=variant)
+
+
+@_with_arguments
+def InternImageT(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "internimage_t",
+    **kwargs,
+) -> keras.Model:
+    """Instantiates InternImage-T: 30 M parameters, 224 x 224 pixels."""
+    return _build(
+        "T",
+        kwargs,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+    )
+
+
+@_with_arguments
+def InternImageS(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "internimage_s",
+    **kwargs,
+) -> keras.Model:
+    """Instantiates InternImage-S: 50 M parameters, 224 x 224 pixels."""
+    return _build(
+        "S",
+        kwargs,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+    )
+
+
+@_with_arguments
+def InternImageB(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "internimage_b",
+    **kwargs,
+) -> keras.Model:
+    """Instantiates InternImage-B: 97 M parameters, 224 x 224 pixels."""
+    return _build(
+        "B",
+        kwargs,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+    )
+
+
+@_with_arguments
+def InternImageL(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "internimage_l",
+    **kwargs,
+) -> keras.Model:
+    """Instantiates InternImage-L: 223 M parameters, 384 x 384 pixels."""
+    return _build(
+        "L",
+        kwargs,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+    )
+
+
+@_with_arguments
+def InternImageXL(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "internimage_xl",
+    **kwargs,
+) -> keras.Model:
+    """Instantiates InternImage-XL: 335 M parameters, 384 x 384 pixels."""
+    return _build(
+        "XL",
+        kwargs,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+    )
+
+
+@_with_arguments
+def InternImageH(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "internimage_h",
+    **kwargs,
+) -> keras.Model:
+    """Instantiates InternImage-H: 1.09 B parameters, 640 x 640 pixels."""
+    return _build(
+        "H",
+        kwargs,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+    )
+
+
+@_with_arguments
+def InternImageG(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "internimage_g",
+    **kwargs,
+) -> keras.Model:
+    """Instantiates InternImage-G: 3.08 B parameters, 512 x 512 pixels."""
+    return _build(
+        "G",
+        kwargs,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+    )

@@ -2,8 +2,10 @@
 
 import os
 import warnings
+from collections.abc import Callable, Collection
 
 import keras
+from keras import KerasTensor
 
 MINIMUM_SIZE = 32
 # The image heads of InternImage-H and -G join two levels that must fit each other.
@@ -12,7 +14,7 @@ CLIP_HEAD_MULTIPLE = 32
 KEYWORD_WEIGHTS = ("imagenet", "imagenet22k")
 
 
-def check_weights(weights, published):
+def check_weights(weights: str | os.PathLike | None, published: Collection[str]) -> None:
     """Raise unless `weights` is None, a keyword, a published name or an existing path."""
     if weights is None or weights in KEYWORD_WEIGHTS or weights in published:
         return
@@ -22,11 +24,11 @@ def check_weights(weights, published):
         "The `weights` argument should be either `None` (random initialization), `imagenet` or "
         "`imagenet22k` (pre-training on ImageNet), the name of a published checkpoint "
         f"({', '.join(published)}), or the path to the weights file to be loaded. "
-        f"Received: weights={weights!r}"
+        f"Received: weights={weights!r} (there is no such file)"
     )
 
 
-def check_top(weights, include_top, pooling, classes, classifier_activation):
+def check_top(include_top: bool, pooling: str | None, classes: int) -> None:
     """Raise unless the arguments about the model's end fit each other."""
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
@@ -34,16 +36,37 @@ def check_top(weights, include_top, pooling, classes, classifier_activation):
         return
     if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"`classes` must be a positive int. Received: classes={classes!r}")
+
+
+def check_activation(
+    classifier_activation: str | Callable | None,
+    classes: int,
+    pretrained_classes: Callable[[], int | None],
+) -> None:
+    """Raise unless the activation is that of the pretrained classifier, or that is not loaded.
+
+    Args:
+        classifier_activation, classes: as given to the model function.
+        pretrained_classes: returns the number of classes of the weights.
+    """
     activation = keras.activations.get(classifier_activation)
-    allowed = (keras.activations.get(None), keras.activations.softmax)
-    if weights is not None and activation not in allowed:
+    if activation in (keras.activations.get(None), keras.activations.softmax):
+        return
+    if pretrained_classes() == classes:
         raise ValueError(
-            "When using pretrained weights, `classifier_activation` must be None or 'softmax'. "
-            f"Received: classifier_activation={classifier_activation!r}"
+            "When using a pretrained classifier, `classifier_activation` must be None or "
+            "'softmax'; with another number of `classes` it is newly initialised, and may have "
+            f"any. Received: classifier_activation={classifier_activation!r}, classes={classes}"
         )
 
 
-def image_shape(input_shape, default_size, include_top, weights, clip_head):
+def image_shape(
+    input_shape: tuple | None,
+    default_size: int | None,
+    include_top: bool,
+    weights: str | os.PathLike | None,
+    clip_head: bool,
+) -> tuple[int | None, int | None, int]:
     """The model's input shape (height, width, channels), checked.
 
     Args:
@@ -68,6 +91,11 @@ def image_shape(input_shape, default_size, include_top, weights, clip_head):
             f"Received: input_shape={input_shape}"
         )
     height, width, channels = input_shape
+    if height is not None and height <= 4 and channels >= MINIMUM_SIZE:
+        raise ValueError(
+            "`input_shape` must be (height, width, channels), channels last. "
+            f"Received: input_shape={input_shape}, which is channels first"
+        )
     if weights is not None and channels != 3:
         raise ValueError(
             "The input must have 3 channels when `weights` are loaded. "
@@ -93,7 +121,9 @@ def image_shape(input_shape, default_size, include_top, weights, clip_head):
     return input_shape
 
 
-def image_input(input_tensor, shape, dtype=None):
+def image_input(
+    input_tensor: KerasTensor | None, shape: tuple, dtype=None
+) -> tuple[KerasTensor, KerasTensor]:
     """The tensor a model starts from and the Input it belongs to: `(tensor, model inputs)`."""
     if input_tensor is None:
         inputs = keras.Input(shape=shape, name="image", dtype=dtype)

@@ -1,10 +1,18 @@
 """InternImage as a backbone with a feature pyramid."""
 
-import keras
+import dataclasses
+import os
+from collections.abc import Sequence
 
+import keras
+from keras import KerasTensor
+
+from keras_internimage.checkpoints import load_weights, published
+from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers.composite import serialized_dtype_policy, skip_initialization
 from keras_internimage.models import arguments
-from keras_internimage.models.network import feature_maps, settle
+from keras_internimage.models.config import InternImageConfig
+from keras_internimage.models.network import apply_policy, feature_maps, limit_remat_to_blocks
 from keras_internimage.variants import VARIANTS
 
 LEVELS = ("P2", "P3", "P4", "P5")
@@ -50,70 +58,69 @@ class InternImageBackbone(keras.Model):
 
     def __init__(
         self,
-        channels,
-        depths,
-        groups,
-        mlp_ratio=4.0,
-        layer_scale=None,
-        offset_scale=1.0,
-        post_norm=False,
-        res_post_norm=False,
-        dw_kernel_size=None,
-        level2_post_norm=False,
-        level2_post_norm_block_ids=None,
-        center_feature_scale=False,
-        remove_center=False,
-        drop_path_rate=0.0,
-        image_shape=(None, None, 3),
-        weights=None,
-        implementation=None,
-        data_format=None,
+        channels: int,
+        depths: Sequence[int],
+        groups: Sequence[int],
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        offset_scale: float = 1.0,
+        post_norm: bool = False,
+        res_post_norm: bool = False,
+        dw_kernel_size: int | None = None,
+        level2_post_norm: bool = False,
+        level2_post_norm_block_ids: Sequence[int] | None = None,
+        center_feature_scale: bool = False,
+        remove_center: bool = False,
+        drop_path_rate: float = 0.0,
+        image_shape: tuple[int | None, int | None, int] = (None, None, 3),
+        weights: str | os.PathLike | None = None,
+        implementation: str | None = None,
+        data_format: str | None = None,
         dtype=None,
-        name=None,
-        trainable=True,
-        variant=None,
+        name: str | None = None,
+        trainable: bool = True,
+        variant: str | None = None,
     ):
         if data_format not in (None, "channels_last"):
             raise ValueError(
                 "`data_format` must be 'channels_last', the only layout of InternImage. "
                 f"Received: data_format={data_format!r}"
             )
-        if weights is not None:
-            from keras_internimage.checkpoints import load_weights, published
-
-            arguments.check_weights(weights, published.names())
+        arguments.check_weights(weights, published.names())
         image_shape = arguments.image_shape(image_shape, None, False, weights, False)
-        config = {
-            "channels": channels,
-            "depths": tuple(depths),
-            "groups": tuple(groups),
-            "mlp_ratio": mlp_ratio,
-            "layer_scale": layer_scale,
-            "offset_scale": offset_scale,
-            "post_norm": post_norm,
-            "res_post_norm": res_post_norm,
-            "dw_kernel_size": dw_kernel_size,
-            "level2_post_norm": level2_post_norm,
-            "level2_post_norm_block_ids": level2_post_norm_block_ids,
-            "center_feature_scale": center_feature_scale,
-            "remove_center": remove_center,
-            "drop_path_rate": drop_path_rate,
-            "implementation": implementation,
-        }
+        config = InternImageConfig(
+            channels=channels,
+            depths=depths,
+            groups=groups,
+            mlp_ratio=mlp_ratio,
+            layer_scale=layer_scale,
+            offset_scale=offset_scale,
+            post_norm=post_norm,
+            res_post_norm=res_post_norm,
+            dw_kernel_size=dw_kernel_size,
+            level2_post_norm=level2_post_norm,
+            level2_post_norm_block_ids=level2_post_norm_block_ids,
+            center_feature_scale=center_feature_scale,
+            remove_center=remove_center,
+            drop_path_rate=drop_path_rate,
+            implementation=implementation,
+        )
         inputs = keras.Input(image_shape, name="image")
         with skip_initialization(weights is not None):
-            maps = feature_maps(inputs, **config, dtype=dtype)
+            maps = feature_maps(inputs, config, dtype)
         super().__init__(inputs=inputs, outputs=maps[-1], name=name, trainable=trainable)
-        settle(self, dtype)
+        apply_policy(self, dtype)
+        limit_remat_to_blocks(self)
         self._pyramid = maps
         self.image_shape = image_shape
         self.data_format = "channels_last"
-        self._config = {**config, "image_shape": image_shape}
-        if weights is not None:
-            load_weights(self, weights, variant=variant)
+        self._config = {**dataclasses.asdict(config), "image_shape": image_shape}
+        load_weights(self, weights, table=TABLE, variant=variant)
 
     @classmethod
-    def from_variant(cls, variant, weights="imagenet", **kwargs):
+    def from_variant(
+        cls, variant: str, weights: str | os.PathLike | None = "imagenet", **kwargs
+    ) -> "InternImageBackbone":
         """The backbone of a published variant.
 
         Args:
@@ -136,22 +143,22 @@ class InternImageBackbone(keras.Model):
         return cls(**{**config, **kwargs}, weights=weights, variant=variant)
 
     @property
-    def pyramid_outputs(self):
+    def pyramid_outputs(self) -> dict[str, KerasTensor]:
         return dict(zip(LEVELS, self._pyramid, strict=True))
 
     @property
-    def pyramid_level_inputs(self):
+    def pyramid_level_inputs(self) -> dict[str, str]:
         return {
             level: tensor._keras_history.operation.name
             for level, tensor in self.pyramid_outputs.items()
         }
 
     @property
-    def token_embedding(self):
+    def token_embedding(self) -> None:
         """None: images have no tokens. KerasHub asks every backbone for it."""
         return None
 
-    def save_to_preset(self, preset_dir, max_shard_size=10):
+    def save_to_preset(self, preset_dir: str, max_shard_size: float | None = 10) -> None:
         """Write a preset of KerasHub: a folder of configuration and weights.
 
         Args:
@@ -166,7 +173,7 @@ class InternImageBackbone(keras.Model):
         keras_hub.models.Backbone.save_to_preset(self, preset_dir, max_shard_size=max_shard_size)
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, **kwargs):
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs) -> "InternImageBackbone":
         """Read what `save_to_preset` wrote.
 
         KerasHub's own `keras_hub.models.Backbone.from_preset` reads subclasses of its class only,
@@ -189,7 +196,7 @@ class InternImageBackbone(keras.Model):
         read = keras_hub.models.Backbone.from_preset.__func__
         return read(cls, preset, load_weights=load_weights, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **self._config,
             "name": self.name,

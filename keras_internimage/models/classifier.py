@@ -1,42 +1,55 @@
 """The general model function: any InternImage, as a Keras Functional model."""
 
-import keras
+import os
+from collections.abc import Callable, Sequence
 
+import keras
+from keras import KerasTensor
+
+from keras_internimage.checkpoints import load_weights, published
+from keras_internimage.checkpoints.assign import stored_classes
+from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers.composite import skip_initialization
 from keras_internimage.models import arguments
-from keras_internimage.models.network import classifier, feature_maps, settle
+from keras_internimage.models.config import InternImageConfig
+from keras_internimage.models.network import (
+    apply_policy,
+    classifier,
+    feature_maps,
+    limit_remat_to_blocks,
+)
 
 
 def InternImage(
-    channels,
-    depths,
-    groups,
-    mlp_ratio=4.0,
-    layer_scale=None,
-    offset_scale=1.0,
-    post_norm=False,
-    res_post_norm=False,
-    dw_kernel_size=None,
-    level2_post_norm=False,
-    level2_post_norm_block_ids=None,
-    center_feature_scale=False,
-    use_clip_projector=False,
-    remove_center=False,
-    drop_path_rate=0.0,
-    drop_rate=0.0,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    implementation=None,
+    channels: int,
+    depths: Sequence[int],
+    groups: Sequence[int],
+    mlp_ratio: float = 4.0,
+    layer_scale: float | None = None,
+    offset_scale: float = 1.0,
+    post_norm: bool = False,
+    res_post_norm: bool = False,
+    dw_kernel_size: int | None = None,
+    level2_post_norm: bool = False,
+    level2_post_norm_block_ids: Sequence[int] | None = None,
+    center_feature_scale: bool = False,
+    use_clip_projector: bool = False,
+    remove_center: bool = False,
+    drop_path_rate: float = 0.0,
+    drop_rate: float = 0.0,
+    include_top: bool = True,
+    weights: str | os.PathLike | None = None,
+    input_tensor: KerasTensor | None = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    implementation: str | None = None,
     dtype=None,
-    default_size=224,
-    variant=None,
-    name="internimage",
-):
+    default_size: int = 224,
+    variant: str | None = None,
+    name: str = "internimage",
+) -> keras.Model:
     """Instantiates an InternImage of any size.
 
     The first arguments carry the names of the official configuration files;
@@ -47,7 +60,7 @@ def InternImage(
         channels: channels of the first stage, C1; each further stage has twice as many.
         depths: blocks of each of the four stages.
         groups: DCNv3 groups of each of the four stages.
-        mlp_ratio: hidden width of the blocks' perceptrons over the number of channels.
+        mlp_ratio: hidden width of the blocks' MLPs over the number of channels.
         layer_scale: initial value of the residual branches' factors, None without.
         offset_scale: factor of DCNv3's sampling grid and learned offsets.
         post_norm: normalise the branches' outputs instead of their inputs.
@@ -74,7 +87,7 @@ def InternImage(
         pooling: for `include_top=False`: None (the last feature map), "avg" or "max".
         classes: number of classes, for `include_top=True`.
         classifier_activation: activation of the last layer, None for logits. "softmax" or
-            None when weights are loaded.
+            None when the classifier's weights are loaded; any where it is newly initialised.
         implementation: which implementation of DCNv3 runs; None takes the fastest that can.
         dtype: data type or policy of all layers, Keras' global one if None.
         default_size: side of the default input in pixels.
@@ -93,34 +106,35 @@ def InternImage(
         [InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
         Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)
     """
-    from keras_internimage.checkpoints import load_weights, published
-
     arguments.check_weights(weights, published.names())
-    arguments.check_top(weights, include_top, pooling, classes, classifier_activation)
+    arguments.check_top(include_top, pooling, classes)
+    if include_top and weights is not None:
+        arguments.check_activation(
+            classifier_activation, classes, lambda: stored_classes(weights, variant=variant)
+        )
     shape = arguments.image_shape(
         input_shape, default_size, include_top, weights, use_clip_projector
     )
+    config = InternImageConfig(
+        channels=channels,
+        depths=depths,
+        groups=groups,
+        mlp_ratio=mlp_ratio,
+        layer_scale=layer_scale,
+        offset_scale=offset_scale,
+        post_norm=post_norm,
+        res_post_norm=res_post_norm,
+        dw_kernel_size=dw_kernel_size,
+        level2_post_norm=level2_post_norm,
+        level2_post_norm_block_ids=level2_post_norm_block_ids,
+        center_feature_scale=center_feature_scale,
+        remove_center=remove_center,
+        drop_path_rate=drop_path_rate,
+        implementation=implementation,
+    )
     x, inputs = arguments.image_input(input_tensor, shape)
     with skip_initialization(weights is not None):
-        maps = feature_maps(
-            x,
-            channels=channels,
-            depths=depths,
-            groups=groups,
-            mlp_ratio=mlp_ratio,
-            layer_scale=layer_scale,
-            offset_scale=offset_scale,
-            post_norm=post_norm,
-            res_post_norm=res_post_norm,
-            dw_kernel_size=dw_kernel_size,
-            level2_post_norm=level2_post_norm,
-            level2_post_norm_block_ids=level2_post_norm_block_ids,
-            center_feature_scale=center_feature_scale,
-            remove_center=remove_center,
-            drop_path_rate=drop_path_rate,
-            implementation=implementation,
-            dtype=dtype,
-        )
+        maps = feature_maps(x, config, dtype)
         if include_top:
             x = classifier(
                 maps, classes, classifier_activation, drop_rate, use_clip_projector, dtype
@@ -134,7 +148,7 @@ def InternImage(
                 }[pooling]
                 x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
     model = keras.Model(inputs, x, name=name)
-    settle(model, dtype)
-    if weights is not None:
-        load_weights(model, weights, variant=variant)
+    apply_policy(model, dtype)
+    limit_remat_to_blocks(model)
+    load_weights(model, weights, table=TABLE, variant=variant)
     return model

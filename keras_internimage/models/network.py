@@ -1,6 +1,7 @@
 """The graph of InternImage: stem and stages to feature maps, feature maps to class scores."""
 
 import keras
+from keras import KerasTensor
 
 from keras_internimage.layers import (
     AttentionPooling,
@@ -15,6 +16,7 @@ from keras_internimage.layers.composite import (
     linear_initializer,
     without_remat,
 )
+from keras_internimage.models.config import InternImageConfig
 
 # The widths of the head of InternImage-H and -G, the same for both.
 CLIP_CHANNELS = 1024
@@ -24,67 +26,58 @@ CLIP_EMBEDDING = 768
 HEAD_RATIO = 1.5
 
 
-def feature_maps(
-    x,
-    *,
-    channels,
-    depths,
-    groups,
-    mlp_ratio=4.0,
-    layer_scale=None,
-    offset_scale=1.0,
-    post_norm=False,
-    res_post_norm=False,
-    dw_kernel_size=None,
-    level2_post_norm=False,
-    level2_post_norm_block_ids=None,
-    center_feature_scale=False,
-    remove_center=False,
-    drop_path_rate=0.0,
-    implementation=None,
-    dtype=None,
-):
+def feature_maps(x: KerasTensor, config: InternImageConfig, dtype=None) -> list[KerasTensor]:
     """Apply stem and stages to an image tensor; returns the feature maps of all stages.
 
-    The arguments are those of `InternImage`. A stage's map is taken after its layer norm
-    (which only some variants have) and before the down-sampling to the next stage.
+    A stage's map is taken after its layer norm (which only some variants have) and before the
+    down-sampling to the next stage.
+
+    Args:
+        x: the images, `(batch, height, width, channels)`.
+        config: what stem and stages are made of.
+        dtype: data type or policy of all layers.
     """
-    check_stages(channels, depths, groups, level2_post_norm, level2_post_norm_block_ids)
-    rates = _drop_path_rates(drop_path_rate, sum(depths))
-    post_norm_ids = tuple(level2_post_norm_block_ids or ()) if level2_post_norm else ()
-    x = InternImageStem(channels, name="stem", dtype=dtype)(x)
+    rates = _drop_path_rates(config.drop_path_rate, sum(config.depths))
+    x = InternImageStem(config.channels, name="stem", dtype=dtype)(x)
     maps = []
-    for index, (depth, group_count) in enumerate(zip(depths, groups, strict=True)):
+    for index, (depth, groups) in enumerate(zip(config.depths, config.groups, strict=True)):
         stage = index + 1
         for block in range(depth):
             x = InternImageBlock(
-                group_count,
-                mlp_ratio=mlp_ratio,
-                dw_kernel_size=dw_kernel_size,
-                offset_scale=offset_scale,
-                layer_scale=layer_scale,
-                post_norm=post_norm,
-                res_post_norm=res_post_norm,
-                center_feature_scale=center_feature_scale,
-                remove_center=remove_center,
+                groups,
+                mlp_ratio=config.mlp_ratio,
+                dw_kernel_size=config.dw_kernel_size,
+                offset_scale=config.offset_scale,
+                layer_scale=config.layer_scale,
+                post_norm=config.post_norm,
+                res_post_norm=config.res_post_norm,
+                center_feature_scale=config.center_feature_scale,
+                remove_center=config.remove_center,
                 drop_path_rate=next(rates),
-                implementation=implementation,
+                implementation=config.implementation,
                 name=f"stage{stage}_block{block + 1}",
                 dtype=dtype,
             )(x)
-            if index == 2 and block in post_norm_ids:
-                number = post_norm_ids.index(block) + 1
+            if index == 2 and block in config.norms_after_blocks:
+                number = config.norms_after_blocks.index(block) + 1
                 x = _layer_norm(f"stage{stage}_post_norm{number}", dtype)(x)
-        if not post_norm or center_feature_scale:
+        if config.stages_end_with_norm:
             x = _layer_norm(f"stage{stage}_norm", dtype)(x)
         maps.append(x)
-        if stage < len(depths):
+        if stage < len(config.depths):
             name = f"stage{stage}_downsample"
             x = InternImageDownsample(2 * x.shape[-1], name=name, dtype=dtype)(x)
     return maps
 
 
-def classifier(maps, classes, activation, drop_rate=0.0, use_clip_projector=False, dtype=None):
+def classifier(
+    maps: list[KerasTensor],
+    classes: int,
+    activation,
+    drop_rate: float = 0.0,
+    use_clip_projector: bool = False,
+    dtype=None,
+) -> KerasTensor:
     """Class scores from the feature maps of `feature_maps`; the last layer is `predictions`."""
     if use_clip_projector:
         x = _clip_head(maps, dtype)
@@ -101,15 +94,18 @@ def classifier(maps, classes, activation, drop_rate=0.0, use_clip_projector=Fals
     )(x)
 
 
-def settle(model, dtype):
-    """Gives a model the policy of its layers, and leaves what a `keras.RematScope` asks to blocks.
-
-    By the model's policy Keras decides whether to scale the loss. Of remat, the norms between the
-    blocks would save little, and Keras 3.15 fails for its own layers and models in TensorFlow, and
-    in JAX for those which are told whether they are trained.
-    """
+def apply_policy(model: keras.Model, dtype) -> None:
+    """Give a model the data type policy of its layers: by it Keras decides on scaling the loss."""
     if dtype is not None:
         model.dtype_policy = keras.dtype_policies.get(dtype)
+
+
+def limit_remat_to_blocks(model: keras.Model) -> None:
+    """Leave what a `keras.RematScope` asks for to the blocks.
+
+    For the norms between the blocks it would save little, and Keras 3.15 fails for its own layers
+    and models in TensorFlow, and in JAX for those that take the argument `training`.
+    """
     layers = model._flatten_layers()
     without_remat(layer for layer in layers if not isinstance(layer, InternImageBlock))
 
@@ -154,26 +150,3 @@ def _layer_norm(name, dtype):
 def _drop_path_rates(rate, blocks):
     """Rates growing linearly from 0 at the first block to `rate` at the last."""
     return (rate * block / max(1, blocks - 1) for block in range(blocks))
-
-
-def check_stages(channels, depths, groups, level2_post_norm, level2_post_norm_block_ids):
-    """Raise unless widths, depths, groups and the third stage's norms fit each other."""
-    if len(depths) != 4 or len(groups) != 4:
-        raise ValueError(
-            "`depths` and `groups` must have one entry for each of the 4 stages. "
-            f"Received: depths={depths}, groups={groups}"
-        )
-    for stage, (depth, group_count) in enumerate(zip(depths, groups, strict=True)):
-        width = channels * 2**stage
-        if depth < 1 or group_count < 1 or width % group_count:
-            raise ValueError(
-                "Each stage must have at least one block and a number of groups that divides its "
-                f"width, channels * 2**(stage - 1). Received: channels={channels}, "
-                f"depths={depths}, groups={groups}"
-            )
-    ids = tuple(level2_post_norm_block_ids or ())
-    if level2_post_norm and not all(0 <= i < depths[2] for i in ids):
-        raise ValueError(
-            "`level2_post_norm_block_ids` must be indices of blocks of the third stage, from 0. "
-            f"Received: level2_post_norm_block_ids={ids}, depths={depths}"
-        )

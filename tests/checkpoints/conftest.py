@@ -8,7 +8,7 @@ import pytest
 from deterministic import model_config, model_weights
 
 import keras_internimage
-from keras_internimage.checkpoints import names
+from keras_internimage.checkpoints.names.classifier import TABLE
 
 TINY = ("tiny_prenorm", "tiny_postnorm", "tiny_h", "tiny_g", "tiny_remove_center")
 
@@ -77,7 +77,7 @@ def official_values(model):
     """The model's weights under the official names and in the official layout."""
     values = {}
     for variable in model.weights:
-        values.update(names.to_official(variable.path, keras.ops.convert_to_numpy(variable)))
+        values.update(TABLE.to_official(variable.path, keras.ops.convert_to_numpy(variable)))
     return values
 
 

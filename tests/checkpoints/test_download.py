@@ -1,17 +1,21 @@
 """Downloads from a real server on this machine."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import http.server
 import os
+import pathlib
 import socket
 import threading
+import time
 
+import keras
 import pytest
 from checkpoints.conftest import build, same, save_pth
 
 import keras_internimage
-from keras_internimage.checkpoints import DownloadError, convert, download, load_weights, published
+from keras_internimage.checkpoints import DownloadError, download, load_weights, published
 from keras_internimage.models import VARIANTS
 from keras_internimage.variants import Variant
 
@@ -28,6 +32,7 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files, self.requests, self.cut, self.silent = {}, [], None, None
+        self.resumed = False  # whether an answer follows the silence
         self.url = f"http://127.0.0.1:{self.server_address[1]}/hub"
 
 
@@ -40,7 +45,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         if self.server.silent is not None:
             self.server.silent.wait(30)
-            return
+            if not self.server.resumed:
+                return
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -87,7 +93,13 @@ def row(tmp_path, monkeypatch, server, weights):
 
 
 def cache(tmp_path):
-    return sorted(os.listdir(tmp_path / "home" / "models"))
+    """What the cache holds but for the files of locks."""
+    return sorted(n for n in os.listdir(tmp_path / "home" / "models") if not n.endswith(".lock"))
+
+
+def whole(row):
+    """What the cache holds after a download."""
+    return [row.file, f"{row.file}.verified.json"]
 
 
 def tiny(weights="imagenet", **changes):
@@ -97,45 +109,134 @@ def tiny(weights="imagenet", **changes):
     return keras_internimage.InternImage(**config, weights=weights, variant="Tiny")
 
 
-def test_a_keyword_downloads_converts_and_caches(tmp_path, server, row, weights, capfd):
+def test_a_keyword_downloads_and_caches(tmp_path, server, row, weights, capfd):
+    """The official file itself."""
     assert same(tiny(), weights(NAME))
     assert server.requests == [f"/hub/{row.revision}/{row.name}.pth"]
-    assert cache(tmp_path) == [f"{row.name}.weights.h5"]
+    assert cache(tmp_path) == whole(row)
+    cached = tmp_path / "home" / "models" / row.file
+    assert cached.read_bytes() == (tmp_path / "served.pth").read_bytes()
     assert f"Downloading data from {row.url}" in capfd.readouterr().out
     # From now on without a connection.
     server.files.clear()
     assert same(tiny(), weights(NAME))
     assert same(build(NAME, weights=row.name), weights(NAME))
     assert len(server.requests) == 1
-    cached = os.path.join(tmp_path, "home", "models", f"{row.name}.weights.h5")
-    differences, extra, lacking = convert.verify(cached, tmp_path / "served.pth")
-    assert set(differences.values()) == {0.0} and not extra and not lacking
 
 
 @pytest.mark.parametrize(
     "changes", [{"include_top": False}, {"classes": 3}, {"dtype": "float16"}, {"drop_rate": 0.1}]
 )
-def test_the_cached_file_holds_everything(tmp_path, server, row, weights, changes):
-    """Also if the first model asked for has not all of it."""
+def test_no_other_model_is_built_for_the_cache(tmp_path, row, weights, changes, monkeypatch):
+    """Also if the model asked for has not all that the file holds."""
+    built = []
+    initial = keras.Model.__init__
+    monkeypatch.setattr(
+        keras.Model, "__init__", lambda self, *a, **k: built.append(k) or initial(self, *a, **k)
+    )
     tiny(**changes)
-    server.files.clear()
-    assert same(tiny(), weights(NAME))
-    assert cache(tmp_path) == [f"{row.name}.weights.h5"]
+    assert len(built) == 1
+    assert cache(tmp_path) == whole(row)
 
 
 def test_22k_weights_for_1k(tmp_path, server, row, weights, monkeypatch, capsys):
     row = dataclasses.replace(row, classes=21841)
     monkeypatch.setattr(published, "PUBLISHED", (*published.PUBLISHED[:-1], row))
     model = tiny("imagenet22k", classes=3)
-    assert "starts fresh, with 3 classes" in capsys.readouterr().out
+    assert "newly initialised with 3 classes" in capsys.readouterr().out
     assert same(model, weights(NAME), but=["head."])
 
 
-def refused(tmp_path, message):
-    with pytest.raises(DownloadError, match=message) as caught:
+def hashes(monkeypatch):
+    """The files that are hashed from now on."""
+    hashed = []
+    sha256 = published.sha256
+    monkeypatch.setattr(published, "sha256", lambda path: hashed.append(path) or sha256(path))
+    return hashed
+
+
+def test_a_file_is_hashed_once(row, monkeypatch):
+    hashed = hashes(monkeypatch)
+    path = download.fetch(row)
+    assert len(hashed) == 1
+    assert download.fetch(row) == path and download.is_cached(row)
+    assert len(hashed) == 1
+    # As a copy of the cache has it.
+    os.utime(path, ns=(1, 1))
+    assert not download.is_cached(row)
+    for _ in range(2):
+        assert download.fetch(row) == path
+        assert len(hashed) == 2 and download.is_cached(row)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_a_changed_file_is_downloaded_again(tmp_path, server, row, weights, damage, capsys):
+    path = pathlib.Path(download.fetch(row))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + b"x")
+    os.utime(path, ns=(1, 1))
+    expected = (
+        f"{row.bytes - 1} bytes instead of {row.bytes}"
+        if damage == "truncated"
+        else "another SHA-256: "
+    )
+    assert same(tiny(), weights(NAME))
+    out = capsys.readouterr().out
+    assert f"{path} was changed ({expected}" in out and f"{row.name} is downloaded again" in out
+    assert path.read_bytes() == content and len(server.requests) == 2
+    # What is there stays until another has arrived.
+    path.write_bytes(b"damaged")
+    server.files.clear()
+    with pytest.raises(DownloadError, match="404"):
+        tiny()
+    assert path.read_bytes() == b"damaged"
+
+
+def test_a_file_put_there_by_hand(tmp_path, server, row, weights):
+    """Verified, and never replaced: it is not this package's."""
+    server.files.clear()
+    path = pathlib.Path(download.cached_path(row))
+    path.write_bytes((tmp_path / "served.pth").read_bytes())
+    assert same(tiny(), weights(NAME))
+    assert server.requests == [] and cache(tmp_path) == whole(row)
+    os.remove(f"{path}.verified.json")
+    path.write_bytes(b"mine")
+    with pytest.raises(DownloadError, match=f"Move it away.*Received: path={path}"):
+        tiny()
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_converted_file_of_an_earlier_version_is_left_alone(tmp_path, row, weights):
+    old = tmp_path / "home" / "models" / f"{row.name}.weights.h5"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"old")
+    assert same(tiny(), weights(NAME))
+    assert old.read_bytes() == b"old"
+
+
+def test_downloads_at_once(tmp_path, server, row, capsys):
+    """Here of threads; the lock is the same for processes."""
+    server.silent = threading.Event()
+    server.resumed = True
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(download.fetch, row) for _ in range(4)]
+        while not server.requests:
+            time.sleep(0.01)
+        server.silent.set()
+        paths = {future.result(timeout=60) for future in waiting}
+    assert paths == {download.cached_path(row)}
+    assert len(server.requests) == 1
+    assert cache(tmp_path) == whole(row)
+
+
+def refused(tmp_path, row, reason):
+    with pytest.raises(DownloadError, match=reason) as caught:
         tiny()
     text = str(caught.value)
-    assert "Without a connection: download http" in text and "SHA-256" in text
+    assert text.startswith(f"{row.name} could not be downloaded (")
+    assert text.count(row.url) == text.count("http") == text.count(row.sha256) == 1
+    assert f"Without a connection, get {row.url} on another machine" in text
+    assert ".." not in text and " ." not in text
     assert cache(tmp_path) == []
 
 
@@ -143,7 +244,7 @@ def test_a_wrong_hash(tmp_path, server, row, weights):
     (path,) = server.files
     content = server.files[path]
     server.files[path] = content[:-1] + bytes([content[-1] ^ 1])
-    refused(tmp_path, "file hash does not match")
+    refused(tmp_path, row, "what arrived has another SHA-256: [0-9a-f]{64}")
     server.files[path] = content
     assert same(tiny(), weights(NAME))
 
@@ -151,14 +252,14 @@ def test_a_wrong_hash(tmp_path, server, row, weights):
 @pytest.mark.parametrize("cut", [0, 100_000])
 def test_a_broken_connection(tmp_path, server, row, cut):
     server.cut = cut
-    refused(tmp_path, "could not be downloaded")
+    refused(tmp_path, row, "could not be downloaded")
 
 
 def test_a_silent_connection(tmp_path, server, row, monkeypatch):
     monkeypatch.setattr(download, "SECONDS_WITHOUT_DATA", 0.2)
     server.silent = threading.Event()
     try:
-        refused(tmp_path, "timed out")
+        refused(tmp_path, row, "timed out")
     finally:
         server.silent.set()
     assert socket.getdefaulttimeout() is None
@@ -166,7 +267,7 @@ def test_a_silent_connection(tmp_path, server, row, monkeypatch):
 
 def test_a_missing_file(tmp_path, server, row):
     server.files.clear()
-    refused(tmp_path, "404")
+    refused(tmp_path, row, "HTTP 404")
 
 
 def test_no_connection(tmp_path, monkeypatch, row):
@@ -174,7 +275,7 @@ def test_no_connection(tmp_path, monkeypatch, row):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv(published.BASE_URL_VARIABLE, f"http://127.0.0.1:{port}/hub")
-    refused(tmp_path, "could not be downloaded")
+    refused(tmp_path, row, "could not be downloaded")
 
 
 def test_an_interrupted_download_leaves_nothing(tmp_path, monkeypatch, row):
@@ -190,18 +291,9 @@ def test_an_interrupted_download_leaves_nothing(tmp_path, monkeypatch, row):
     assert cache(tmp_path) == []
 
 
-def test_a_published_file_that_does_not_fit_leaves_nothing(tmp_path, row, weights):
+def test_a_published_file_that_does_not_fit(row):
     with pytest.raises(ValueError, match="Of another shape"):
         load_weights(build("tiny_h"), row.name)
-    assert cache(tmp_path) == []
-
-
-def test_a_damaged_cache_says_what_to_do(tmp_path, row):
-    path = download.cached_path(row)
-    with open(path, "wb") as file:
-        file.write(b"damaged")
-    with pytest.raises(ValueError, match=f"delete it to download it again.*{path}"):
-        tiny()
 
 
 def test_fetch_fills_the_cache_once(tmp_path, server, row, weights):

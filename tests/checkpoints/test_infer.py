@@ -2,7 +2,9 @@ import pytest
 from checkpoints.conftest import TINY
 from deterministic import model_config, model_shapes
 
-from keras_internimage.checkpoints import CheckpointError, infer, infer_config, names
+from keras_internimage.checkpoints import CheckpointError, infer, infer_config
+from keras_internimage.checkpoints.names import BATCH_COUNTER
+from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.models import VARIANTS
 
 pytestmark = pytest.mark.any_backend
@@ -11,7 +13,7 @@ SIZES = {key: f"internimage_{key.lower()}" for key in VARIANTS}
 
 
 def shapes_of(name):
-    return {k: s for k, s in model_shapes(name).items() if not k.endswith(names.BATCH_COUNTER)}
+    return {k: s for k, s in model_shapes(name).items() if not k.endswith(BATCH_COUNTER)}
 
 
 @pytest.mark.parametrize("name", [*TINY, *SIZES.values()])
@@ -52,18 +54,18 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_are_counted(variant):
-    assert infer.parameters(shapes_of(SIZES[variant])) == PARAMETERS[variant]
+    assert infer.parameters(shapes_of(SIZES[variant]), TABLE) == PARAMETERS[variant]
 
 
 @pytest.mark.parametrize("name", [*TINY, *SIZES.values()])
 def test_expected_names_are_all_names(name):
-    expected = infer.expected_names(infer_config(shapes_of(name)))
+    expected = infer.expected_names(infer_config(shapes_of(name)), TABLE)
     assert sorted(expected) == sorted(shapes_of(name))
 
 
 def test_a_backbone_of_a_dense_task():
     """T has layer scales there, and there is no classifier."""
-    shapes = {k: s for k, s in shapes_of(SIZES["T"]).items() if not names.is_head(k)}
+    shapes = {k: s for k, s in shapes_of(SIZES["T"]).items() if not TABLE.is_head(k)}
     for key in [k for k in shapes if k.endswith("norm1.0.weight") and "blocks" in k]:
         for scale in ("gamma1", "gamma2"):
             shapes[key.replace("norm1.0.weight", scale)] = shapes[key]
@@ -71,9 +73,9 @@ def test_a_backbone_of_a_dense_task():
     assert guess.variant == "T"
     assert guess.config["layer_scale"] == 1.0
     assert guess.classes is None
-    assert sorted(infer.expected_names(guess)) == sorted(shapes)
+    assert sorted(infer.expected_names(guess, TABLE)) == sorted(shapes)
     # 28,769,520 parameters: 28,754,672 and two scales per block.
-    assert infer.parameters(shapes) == 28_769_520
+    assert infer.parameters(shapes, TABLE) == 28_769_520
 
 
 def test_what_shapes_do_not_tell_is_named():

@@ -16,7 +16,7 @@ from deterministic import image, official_weight
 from keras import ops
 
 import keras_internimage
-from keras_internimage.checkpoints import names
+from keras_internimage.checkpoints.names.classifier import TABLE
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "models"
 TINY = ("tiny_prenorm", "tiny_postnorm", "tiny_h", "tiny_g", "tiny_remove_center")
@@ -51,7 +51,7 @@ def check_places(model, shapes):
     """Raise unless the model's variables hold exactly the official tensors of these shapes."""
     held = {}
     for variable in model.variables:
-        entry = names.entry(variable.path)
+        entry = TABLE.entry(variable.path)
         if entry is None:
             raise AssertionError(f"{variable.path} is no weight of InternImage")
         made_of = entry.layout.official_shapes(tuple(variable.shape))
@@ -66,9 +66,9 @@ def fill(model, name):
     shapes, seed = official_shapes(name), int(numbers(name)["seed"])
     check_places(model, shapes)
     for variable in model.variables:
-        official = names.entry(variable.path).official
+        official = TABLE.entry(variable.path).official
         tensors = {key: official_weight(key, shapes[key], seed) for key in official}
-        variable.assign(names.to_keras(variable.path, tensors))
+        variable.assign(TABLE.to_keras(variable.path, tensors))
     return model
 
 

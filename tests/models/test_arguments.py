@@ -1,5 +1,8 @@
 """The model functions keep the conventions of keras.applications, refusals included."""
 
+import dataclasses
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ from models.reference import call, without_values
 
 import keras_internimage
 from keras_internimage import InternImage, InternImageBackbone, InternImageH, InternImageT, models
+from keras_internimage.models.config import InternImageConfig
+from keras_internimage.weights_convert.export import export
 
 TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
 FUNCTIONS = [getattr(models, f"InternImage{variant}") for variant in models.VARIANTS]
@@ -123,6 +128,9 @@ def test_losses_are_scaled_in_float16_only():
 BAD = [
     ({"weights": "imagnet"}, "weights='imagnet'"),
     ({"weights": "/no/such/file.pth"}, "path to the weights file"),
+    ({"weights": "/no/such/file.pth"}, "weights='/no/such/file.pth' (there is no such file)"),
+    ({"input_shape": (3, 64, 64)}, "channels last. Received: input_shape=(3, 64, 64)"),
+    ({"weights": "imagenet", "input_shape": (3, 64, 64)}, "channels last"),
     ({"pooling": "mean"}, "pooling='mean'"),
     ({"input_shape": (16, 64, 3)}, "at least 32x32"),
     ({"input_shape": (64, 64)}, r"input_shape=\(64, 64\)"),
@@ -130,6 +138,10 @@ BAD = [
     ({"classes": 0}, "classes=0"),
     ({"weights": "imagenet", "input_shape": (224, 224, 4)}, "3 channels"),
     ({"weights": "imagenet", "classifier_activation": "relu"}, "classifier_activation='relu'"),
+    (
+        {"weights": "internimage_t_1k_224", "classifier_activation": "sigmoid"},
+        "newly initialised, and may have any. Received: classifier_activation='sigmoid'",
+    ),
     ({"weights": "imagenet22k"}, "published for the variant"),
     ({"depths": (1, 1, 1)}, "4 stages"),
     ({"groups": (3, 2, 4, 8)}, "groups=(3, 2, 4, 8)"),
@@ -144,6 +156,24 @@ def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError) as error:
         InternImageT(**{"weights": None, **arguments})
     assert message.replace("\\", "") in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+def test_any_activation_of_a_new_classifier(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    trained = InternImage(**TINY, classes=5)
+    trained.save_weights(tmp_path / "x.weights.h5")
+    if suffix == ".safetensors":
+        export(tmp_path / "x.weights.h5", path)
+    model = InternImage(**TINY, classes=3, weights=path, classifier_activation="sigmoid")
+    assert model.layers[-1].activation is keras.activations.sigmoid
+    for name in ("stem", "head_conv"):
+        for a, b in zip(
+            model.get_layer(name).get_weights(), trained.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="classifier_activation='sigmoid', classes=5"):
+        InternImage(**TINY, classes=5, weights=path, classifier_activation="sigmoid")
 
 
 def test_sides_of_the_large_classifiers():
@@ -162,6 +192,44 @@ def test_backbone_refusals():
         InternImageBackbone(**TINY, data_format="channels_first")
     with pytest.raises(ValueError, match="variant='M'"):
         InternImageBackbone.from_variant("M")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_signatures_are_explicit(function):
+    """What editors and `help` show, of the source's own functions."""
+    variant = function.__name__.removeprefix("InternImage")
+    parameters = inspect.signature(function).parameters
+    defaults = {name: p.default for name, p in parameters.items() if name != "kwargs"}
+    assert defaults == {
+        "include_top": True,
+        "weights": "imagenet",
+        "input_tensor": None,
+        "input_shape": None,
+        "pooling": None,
+        "classes": 1000,
+        "classifier_activation": "softmax",
+        "name": f"internimage_{variant.lower()}",
+    }
+    assert list(parameters)[-1] == "kwargs"
+    assert f"def {function.__name__}(" in inspect.getsource(function)
+    side = models.VARIANTS[variant].resolution
+    assert function.__doc__.startswith(f"Instantiates InternImage-{variant}: ")
+    assert f"{side} x {side} pixels." in function.__doc__.splitlines()[0]
+    assert f"default ({side}, {side}, 3)" in function.__doc__
+
+
+def test_the_configuration_is_the_arguments_of_the_models():
+    config = InternImageConfig(16, [1, 1, 2, 1], [1, 2, 4, 8])
+    fields = {field.name: field.default for field in dataclasses.fields(InternImageConfig)}
+    assert len(fields) == 15
+    for made in (InternImage, InternImageBackbone.__init__):
+        parameters = inspect.signature(made).parameters
+        assert list(fields)[:3] == [name for name in parameters if name != "self"][:3]
+        for name in list(fields)[3:]:
+            assert parameters[name].default == fields[name], name
+    assert config.depths == (1, 1, 2, 1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.channels = 8
 
 
 def test_every_public_name_is_documented():

@@ -7,7 +7,7 @@ from deterministic import uniform
 from models import reference
 
 from keras_internimage import InternImageBackbone
-from keras_internimage.checkpoints import names
+from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers import InternImageBlock
 
 TINY_TOLERANCE = 2e-5
@@ -54,7 +54,7 @@ def test_tiny_gradients(name):
         if path == "image":
             official[path] = gradient.transpose(0, 3, 1, 2)
         else:
-            official.update(names.to_official(path, gradient))
+            official.update(TABLE.to_official(path, gradient))
     expected = reference.official_gradients(name)
     assert set(official) == set(expected)
     for key, (norm, probe) in expected.items():
@@ -70,7 +70,7 @@ def test_tiny_gradients(name):
 
 @pytest.mark.parametrize("name", ["tiny_prenorm", "tiny_postnorm", "tiny_h"])
 def test_gradients_of_training_are_the_same(name):
-    """Then most activations are computed anew. Not the head's: it has batch statistics."""
+    """Then most activations are recomputed. Not the head's: it has batch statistics."""
     whole = reference.classifier(name, drop_path_rate=0.0)
     model = keras.Model(whole.input, reference.pyramid(whole).output[-1])
     x = reference.images(name)
@@ -82,7 +82,7 @@ def test_gradients_of_training_are_the_same(name):
 
 
 @pytest.mark.skipif(keras.config.backend() == "jax", reason="JAX traces a function once")
-def test_training_computes_activations_anew(monkeypatch):
+def test_training_recomputes_activations(monkeypatch):
     """Otherwise it keeps twice as much."""
     calls = []
     gelu = keras.activations.gelu
@@ -99,7 +99,7 @@ def test_training_computes_activations_anew(monkeypatch):
 
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="what JAX traced shows it there")
-def test_training_computes_activations_anew_in_jax():
+def test_training_recomputes_activations_in_jax():
     import jax
 
     block = InternImageBlock(groups=2)

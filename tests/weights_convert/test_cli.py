@@ -1,4 +1,5 @@
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -105,12 +106,30 @@ def test_inspect(tmp_path, weights, capsys):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize("kind", ["x.safetensors", "x.pth", "x.weights.h5"])
+def test_inspect_finds_what_is_not_finite(tmp_path, weights, capsys, kind):
+    held = weights(NAME)
+    held["head.bias"] = np.float32([np.nan, np.inf, -np.inf] + [0] * 7)
+    if kind == "x.weights.h5":
+        model = build(NAME)
+        model.get_layer("predictions").bias.assign(held["head.bias"])
+        model.save_weights(str(tmp_path / kind))
+    elif kind == "x.pth":
+        save_pth(tmp_path / kind, held, dtype="bfloat16")
+    else:
+        save_safetensors(tmp_path / kind, held)
+    code, out, _ = run(capsys, "inspect", tmp_path / kind)
+    name = "predictions/bias" if kind == "x.weights.h5" else "head.bias"
+    assert code == 0 and fields(out)["not finite"] == f"1: {name} (3 of 10)"
+
+
+@pytest.mark.any_backend
 def test_inspect_counts_parameters(tmp_path, weights, capsys):
     path = save_sharded(tmp_path / "hub", weights("tiny_prenorm"))
     _, out, _ = run(capsys, "inspect", path)
     found = fields(out)
     assert found["parameters"] == f"{build('tiny_prenorm').count_params() - 2 * 192:,}"
-    assert found["missing"] == found["others"] == "none"
+    assert found["missing"] == found["others"] == found["not finite"] == "none"
     assert out.count("model-0000") == 3
 
 
@@ -201,7 +220,7 @@ def test_options(tmp_path, weights, capsys):
     code, out, _ = run(capsys, "verify", made, *against)
     assert code == 0 and "97 of 97 variables are bit-exact" in out
     code, out, _ = run(capsys, "convert", source, made, "--classes", "4")
-    assert code == 0 and "starts fresh, with 4 classes" in out
+    assert code == 0 and "newly initialised with 4 classes" in out
 
 
 @pytest.mark.any_backend
@@ -223,7 +242,8 @@ def test_errors_are_one_line(tmp_path, weights, capsys):
     empty.write_bytes(b"")
     save_safetensors(wrong, {"conv1.weight": np.ones((3, 3), np.float32)})
     out = tmp_path / "out.keras"
-    assert "must exist" in refused(capsys, "inspect", tmp_path / "none.pth")
+    for name in ("none.pth", "none.keras", "none.weights.h5"):
+        assert "no such file" in refused(capsys, "inspect", tmp_path / name)
     assert "must not be empty" in refused(capsys, "convert", empty, out)
     assert "tensors of an InternImage" in refused(capsys, "convert", wrong, out)
     assert "--variant" not in refused(capsys, "convert", good, out, "--variant", "Z")
@@ -254,7 +274,7 @@ def test_a_malicious_file(tmp_path, capsys):
 def test_download(tmp_path, server, row, weights, capsys):
     code, out, _ = run(capsys, "download", row.name)
     cached = out.splitlines()[-1]
-    assert code == 0 and cached.endswith(f"home/models/{row.name}.weights.h5")
+    assert code == 0 and cached.endswith(f"home/models/{row.file}")
     assert same(build("tiny_postnorm", weights=cached), weights("tiny_postnorm"))
     _, out, _ = run(capsys, "list")
     assert next(line for line in out.splitlines() if row.name in line).endswith("yes")
@@ -263,7 +283,10 @@ def test_download(tmp_path, server, row, weights, capsys):
         assert code == 0
         assert same(build("tiny_postnorm", weights=tmp_path / name), weights("tiny_postnorm"))
     assert (tmp_path / "copy.pth").read_bytes() == (tmp_path / "served.pth").read_bytes()
+    assert "must end in" in refused_download(capsys, row, tmp_path / "x.onnx")
+    assert len(server.requests) == 1
     server.files.clear()
+    pathlib.Path(cached).unlink()
     message = refused_download(capsys, row, tmp_path / "late.pth")
     assert "Without a connection" in message and not (tmp_path / "late.pth").exists()
 

@@ -1,24 +1,25 @@
 """Loading weights into a model: read, rename, transpose, check, assign.
 
 Checked in both directions before anything is assigned: a weight of the model without a
-tensor and a tensor without a weight are both errors, unless one of the named excuses holds.
+tensor and a tensor without a weight are both errors, but for the unexpected tensors that a
+named rule allows.
 """
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 
-from keras_internimage.checkpoints import infer, keras_files, names
+from keras_internimage.checkpoints import download, infer, keras_files, published
 from keras_internimage.checkpoints.errors import CheckpointError, MismatchError, listing
+from keras_internimage.checkpoints.names import Layout, RenameTable, classifier
 from keras_internimage.checkpoints.read import Checkpoint, open_checkpoint
 from keras_internimage.checkpoints.tensors import Tensor, all_finite
 
 # Loading shows a progress bar from this size on.
 _LARGE = 1 << 30
-# The excuse for a file's head where the model has none.
-NO_HEAD = "the model has no classification head"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +29,15 @@ class Report:
     Attributes:
         source: the file the weights came from.
         assigned: number of variables set.
-        fresh: paths of the variables left as they were: the classifier, or none.
-        excused: tensors of the file that the model has no place for, by the rule that allows it.
+        newly_initialized: paths of the variables left as they were: the classifier, or none.
+        allowed_unexpected: tensors of the file that the model has no place for, by the rule that
+            allows it.
     """
 
     source: str
     assigned: int
-    fresh: tuple[str, ...]
-    excused: dict[str, tuple[str, ...]]
+    newly_initialized: tuple[str, ...]
+    allowed_unexpected: dict[str, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +45,29 @@ class _Source:
     """A file, however it is packed: tensors by name, and how a variable is made of them."""
 
     path: str
-    tensors: dict
-    needs: dict  # variable path -> names of its tensors
-    layouts: dict  # variable path -> official Layout, None where stored as Keras has it
-    classifier: tuple[str, ...]
-    stored_names: dict
+    table: RenameTable
+    tensors: Mapping[str, Tensor]
+    needs: dict[str, tuple[str, ...]]  # variable path -> names of its tensors
+    layouts: dict[str, Layout]  # by variable path; empty where stored as Keras has it
+    classifier: tuple[str, ...]  # names of the classifier's tensors, its bias last
+    stored_names: dict[str, str]
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes of the file's classifier, None without one."""
+        bias = self.tensors.get(self.classifier[-1])
+        return bias.shape[0] if bias is not None and len(bias.shape) == 1 else None
 
 
-def load_weights(model, weights, *, variant=None, container=None, progress=None):
+def load_weights(
+    model: keras.Model,
+    weights: str | os.PathLike | None,
+    *,
+    table: RenameTable = classifier.TABLE,
+    variant: str | None = None,
+    container: str | None = None,
+    progress: bool | None = None,
+) -> Report | None:
     """Load weights into an InternImage.
 
     If the file has another number of classes than the model, everything but the last layer
@@ -61,6 +78,7 @@ def load_weights(model, weights, *, variant=None, container=None, progress=None)
         weights: None (nothing happens), `"imagenet"` or `"imagenet22k"` (the published file
             of `variant`), a published name, or a path: `.weights.h5`, `.keras`, an official
             `.pth` or `.safetensors`, the index of a sharded one, or a directory with one.
+        table: the rename table of the model's family.
         variant: key of `VARIANTS`, for the two keywords.
         container: where in a `.pth` the weights are, such as `"model_ema"`.
         progress: whether to show a progress bar; None shows one for large files.
@@ -71,64 +89,115 @@ def load_weights(model, weights, *, variant=None, container=None, progress=None)
     Raises:
         MismatchError: names or shapes differ from the model's.
         CheckpointError: (a ValueError, as the former) the file cannot be read.
+        DownloadError: the published file could not be had.
         ValueError: the keyword or name is not published for the variant.
     """
-    from keras_internimage.checkpoints import download, published
-
     if weights is None:
         return None
-    row = None
+    row = _published_row(weights, variant)
+    path = weights if row is None else download.fetch(row)
+    return load_file(model, path, table, container=container, progress=progress)
+
+
+def stored_classes(
+    weights: str | os.PathLike, *, table: RenameTable = classifier.TABLE, variant: str | None = None
+) -> int | None:
+    """Number of classes that weights have, None without a classifier; reads no numbers.
+
+    Args:
+        weights, table, variant: as for `load_weights`; nothing is downloaded.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        ValueError: the keyword or name is not published for the variant.
+    """
+    row = _published_row(weights, variant)
+    if row is not None:
+        return row.classes
+    path = os.fspath(weights)
+    if _is_keras_file(path):
+        return _keras_source((), keras_files.read(path, table)).classes
+    return _official_source((), open_checkpoint(path), table).classes
+
+
+def _published_row(weights, variant):
+    """The row of a keyword or a published name, None for a path."""
     if weights in published.IMAGENET_CLASSES:
         if variant is None:
             raise ValueError(
                 "A model of no published size needs the name or path of its weights. "
                 f"Received: weights={weights!r}, variant=None"
             )
-        row = published.for_variant(variant, weights)
-    elif weights in published.names():
-        row = published.find(weights)
-    if row is not None:
-        return download.load_published(model, row, progress=progress)
-    return load_file(model, weights, container=container, progress=progress)
+        return published.for_variant(variant, weights)
+    return published.find(weights) if weights in published.names() else None
 
 
-def load_file(model, path, *, container=None, progress=None):
+def _is_keras_file(path):
+    return path.endswith(keras_files.SUFFIXES) and os.path.isfile(path)
+
+
+def load_file(
+    model: keras.Model,
+    path: str | os.PathLike,
+    table: RenameTable,
+    *,
+    container: str | None = None,
+    progress: bool | None = None,
+) -> Report:
     """Load a weights file; arguments, returns and raises as `load_weights`."""
     path = os.fspath(path)
-    if path.endswith(keras_files.SUFFIXES) and os.path.isfile(path):
-        return load_keras(model, keras_files.read(path), progress=progress)
-    return load_official(model, open_checkpoint(path, container), progress=progress)
+    if _is_keras_file(path):
+        return load_keras(model, keras_files.read(path, table), progress=progress)
+    return load_official(model, open_checkpoint(path, container), table, progress=progress)
 
 
-def load_official(model, checkpoint: Checkpoint, *, progress=None):
+def load_official(
+    model: keras.Model,
+    checkpoint: Checkpoint,
+    table: RenameTable,
+    *,
+    progress: bool | None = None,
+) -> Report:
     """Load an opened official checkpoint; see `load_weights`."""
-    entries = {variable.path: names.entry(variable.path) for variable in model.weights}
-    known = {path: entry for path, entry in entries.items() if entry is not None}
-    source = _Source(
+    return _load(model, _official_source(model.weights, checkpoint, table), progress)
+
+
+def load_keras(
+    model: keras.Model, file: keras_files.KerasFile, *, progress: bool | None = None
+) -> Report:
+    """Load an opened Keras weights file; see `load_weights`."""
+    return _load(model, _keras_source(model.weights, file), progress)
+
+
+def _entries(variables, table):
+    found = {variable.path: table.entry(variable.path) for variable in variables}
+    return {path: entry for path, entry in found.items() if entry is not None}
+
+
+def _official_source(variables, checkpoint, table):
+    entries = _entries(variables, table)
+    return _Source(
         checkpoint.path,
+        table,
         checkpoint.tensors,
-        {path: entry.official for path, entry in known.items()},
-        {path: entry.layout for path, entry in known.items()},
-        names.CLASSIFIER,
+        {path: entry.official for path, entry in entries.items()},
+        {path: entry.layout for path, entry in entries.items()},
+        table.classifier_names,
         checkpoint.stored_names,
     )
-    return _load(model, source, progress)
 
 
-def load_keras(model, file: keras_files.KerasFile, *, progress=None):
-    """Load an opened Keras weights file; see `load_weights`."""
-    entries = {variable.path: names.entry(variable.path) for variable in model.weights}
-    known = {path: entry for path, entry in entries.items() if entry is not None}
+def _keras_source(variables, file):
     others = {name: Tensor((), "float32", _no_numbers) for name in file.unknown}
-    source = _Source(
+    return _Source(
         file.path,
+        file.table,
         {**file.tensors, **others},
-        {path: (entry.path,) for path, entry in known.items()},
+        {path: (entry.path,) for path, entry in _entries(variables, file.table).items()},
         {},
-        ("predictions/kernel", "predictions/bias"),
+        file.table.classifier_paths,
         {},
     )
-    return _load(model, source, progress)
 
 
 def _no_numbers():
@@ -143,62 +212,61 @@ def _load(model, source, progress):
             "The model must be an InternImage of this package. "
             f"Received: model={model.name!r} with {listing(foreign)}"
         )
-    fresh = _fresh_classifier(variables, source)
-    needs = {path: used for path, used in source.needs.items() if path not in fresh}
+    new = _classifier_of_other_width(variables, source)
+    needs = {path: used for path, used in source.needs.items() if path not in new}
     missing = [name for used in needs.values() for name in used if name not in source.tensors]
     wanted = {name for used in source.needs.values() for name in used}
     unused = [name for name in source.tensors if name not in wanted]
-    excused = {}
-    for rule, excuse in _EXCUSES.items():
-        allowed = tuple(name for name in unused if excuse(name, wanted, source))
-        if allowed:
-            excused[rule] = allowed
-            unused = [name for name in unused if name not in allowed]
+    allowed = {}
+    for rule, holds in _ALLOWED_UNEXPECTED.items():
+        found = tuple(name for name in unused if holds(name, wanted, source))
+        if found:
+            allowed[rule] = found
+            unused = [name for name in unused if name not in found]
     shapes = _wrong_shapes(variables, needs, source)
     if missing or unused or shapes:
         message = _mismatch(model, source, missing, unused, shapes)
         raise MismatchError(message, missing, unused, shapes)
     _assign([variables[path] for path in needs], needs, source, progress)
-    if fresh:
-        stored = source.tensors[source.classifier[1]].shape[0]
+    if new:
         print(
-            f"{model.name}: the classifier starts fresh, with {fresh_classes(variables, fresh)} "
-            f"classes; {os.path.basename(source.path)} has {stored} (classes={stored} keeps them)."
+            f"{model.name}: the classifier is newly initialised with "
+            f"{variables[new[-1]].shape[-1]} classes; {os.path.basename(source.path)} has "
+            f"{source.classes} (classes={source.classes} keeps them)."
         )
-    return Report(source.path, len(needs), tuple(fresh), excused)
+    return Report(source.path, len(needs), tuple(new), allowed)
 
 
-def fresh_classes(variables, fresh):
-    return next(variables[path].shape[-1] for path in fresh)
-
-
-def _fresh_classifier(variables, source):
+def _classifier_of_other_width(variables, source):
     """The paths of the model's classifier if the file's has another number of classes."""
     paths = [path for path, used in source.needs.items() if set(used) <= set(source.classifier)]
-    bias = source.tensors.get(source.classifier[1])
-    if not paths or bias is None or len(bias.shape) != 1:
+    if not paths or source.classes is None:
         return []
-    same = all(variables[path].shape[-1] == bias.shape[0] for path in paths)
+    same = all(variables[path].shape[-1] == source.classes for path in paths)
     return [] if same else paths
 
 
-def _without_head(name, wanted, source):
-    if any(classifier in wanted for classifier in source.classifier):
+def _has_classifier(wanted, source):
+    return any(name in wanted for name in source.classifier)
+
+
+def _head_of_the_file(name, wanted, source):
+    if _has_classifier(wanted, source):
         return False
     if source.layouts:
-        return names.is_head(name)
-    entry = names.entry(name)
-    return entry is not None and any(names.is_head(official) for official in entry.official)
+        return source.table.is_head(name)
+    entry = source.table.entry(name)
+    return entry is not None and any(source.table.is_head(official) for official in entry.official)
 
 
 def _around_backbone(name, wanted, source):
-    if any(classifier in wanted for classifier in source.classifier):
+    if _has_classifier(wanted, source):
         return False
-    return not source.layouts and names.entry(name) is None
+    return not source.layouts and source.table.entry(name) is None
 
 
 def _dense_task(name, wanted, source):
-    if any(classifier in wanted for classifier in source.classifier):
+    if _has_classifier(wanted, source):
         return False
     stored = source.stored_names.get(name, "")
     dense = any("backbone." in stored_name for stored_name in source.stored_names.values())
@@ -206,8 +274,8 @@ def _dense_task(name, wanted, source):
 
 
 def _second_classifier(name, wanted, source):
-    head = source.tensors.get(names.CLASSIFIER[0])
-    if head is None or names.is_official(name) or not source.layouts:
+    head = source.tensors.get(source.classifier[0])
+    if head is None or source.table.is_official(name) or not source.layouts:
         return False
     shape, features = source.tensors[name].shape, head.shape[-1]
     if len(shape) == 2:
@@ -216,9 +284,10 @@ def _second_classifier(name, wanted, source):
     return matrix is not None and matrix.shape == (*shape, features)
 
 
-# Why a tensor of the file may be left over. Each rule: (name, names the model wants, source).
-_EXCUSES = {
-    NO_HEAD: _without_head,
+# Tensors of a file that a model may have no place for. Each rule takes the tensor's name, the
+# names that the model wants, and the source.
+_ALLOWED_UNEXPECTED: dict[str, Callable[[str, set, _Source], bool]] = {
+    "the model has no classification head": _head_of_the_file,
     "heads of a detection or segmentation model, outside its `backbone.`": _dense_task,
     "other layers around the backbone in a Keras file": _around_backbone,
     # H's and G's files with 21841 classes are larger than their model by one matrix on the

@@ -16,7 +16,8 @@ from checkpoints.conftest import (
 )
 
 import keras_internimage
-from keras_internimage.checkpoints import CheckpointError, MismatchError, load_weights, names
+from keras_internimage.checkpoints import CheckpointError, MismatchError, load_weights
+from keras_internimage.checkpoints.names.classifier import TABLE
 
 NAME = "tiny_remove_center"
 ON_EVERY_BACKEND = [
@@ -47,7 +48,7 @@ def test_every_tensor_arrives(tmp_path, weights, name):
     report = load_weights(loaded, path)
     assert same(loaded, weights(name))
     assert report.assigned == len(loaded.weights)
-    assert report.fresh == () and report.excused == {}
+    assert report.newly_initialized == () and report.allowed_unexpected == {}
 
 
 def test_models_take_paths(tmp_path, weights):
@@ -86,13 +87,13 @@ def test_the_average_can_be_loaded(tmp_path, weights, model):
 @pytest.mark.parametrize("name", [NAME, "tiny_h"])
 def test_another_number_of_classes(tmp_path, weights, name, capsys):
     loaded = build(name, classes=7)
-    fresh = {n: v for n, v in official_values(loaded).items() if n.startswith("head.")}
+    initial = {n: v for n, v in official_values(loaded).items() if n.startswith("head.")}
     report = load_weights(loaded, save_safetensors(tmp_path / "x.safetensors", weights(name)))
-    assert same(loaded, {**weights(name), **fresh})
-    assert set(report.fresh) == {"predictions/kernel", "predictions/bias"}
+    assert same(loaded, {**weights(name), **initial})
+    assert set(report.newly_initialized) == {"predictions/kernel", "predictions/bias"}
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "internimage: the classifier starts fresh, with 7 classes; x.safetensors has 10 "
+        "internimage: the classifier is newly initialised with 7 classes; x.safetensors has 10 "
         "(classes=10 keeps them)."
     ]
 
@@ -110,8 +111,8 @@ def test_keras_files(tmp_path, weights, name, suffix, capsys):
     assert capsys.readouterr().out == ""
     other = build(name, weights=path, classes=3, drop_path_rate=0.2, drop_rate=0.1)
     assert same(other, weights(name), but=["head."])
-    assert "starts fresh, with 3 classes; x" in capsys.readouterr().out
-    body = {n: v for n, v in weights(name).items() if not names.is_head(n)}
+    assert "newly initialised with 3 classes; x" in capsys.readouterr().out
+    body = {n: v for n, v in weights(name).items() if not TABLE.is_head(n)}
     assert same(build(name, weights=path, include_top=False, pooling="avg"), body)
 
 
@@ -141,31 +142,31 @@ def test_a_backbone_within_another_model(tmp_path, weights):
     backbone = build(NAME, weights=source, include_top=False, pooling="avg")
     inputs = keras.Input((64, 64, 3))
     keras.Model(inputs, keras.layers.Dense(2)(backbone(inputs))).save_weights(path)
-    fresh = build(NAME, include_top=False)
-    report = load_weights(fresh, path)
-    assert same(fresh, {n: v for n, v in weights(NAME).items() if not names.is_head(n)})
-    assert list(report.excused) == ["other layers around the backbone in a Keras file"]
+    loaded = build(NAME, include_top=False)
+    report = load_weights(loaded, path)
+    assert same(loaded, {n: v for n, v in weights(NAME).items() if not TABLE.is_head(n)})
+    assert list(report.allowed_unexpected) == ["other layers around the backbone in a Keras file"]
     with pytest.raises(MismatchError, match="build the model with include_top=False"):
         load_weights(build(NAME), path)
 
 
-# Excuses
+# Allowed unexpected tensors
 
 
 def test_a_model_without_head(tmp_path, weights):
     loaded = build(NAME, include_top=False)
     path = save_safetensors(tmp_path / "x.safetensors", weights(NAME))
     report = load_weights(loaded, path)
-    body = {n: v for n, v in weights(NAME).items() if not names.is_head(n)}
+    body = {n: v for n, v in weights(NAME).items() if not TABLE.is_head(n)}
     assert same(loaded, body)
-    assert set(report.excused["the model has no classification head"]) == {
-        n for n in weights(NAME) if names.is_head(n) and "num_batches" not in n
+    assert set(report.allowed_unexpected["the model has no classification head"]) == {
+        n for n in weights(NAME) if TABLE.is_head(n) and "num_batches" not in n
     }
 
 
 def dense(weights, gammas=False):
     """As a segmentation framework saves it: a backbone without head, and other parts."""
-    body = {f"backbone.{n}": v for n, v in weights.items() if not names.is_head(n)}
+    body = {f"backbone.{n}": v for n, v in weights.items() if not TABLE.is_head(n)}
     if gammas:
         for name in [n for n in body if n.endswith("blocks.0.norm1.0.weight")]:
             for scale in ("gamma1", "gamma2"):
@@ -183,10 +184,10 @@ def backbone(**changes):
 def test_the_backbone_of_a_dense_task(tmp_path, weights):
     path = save_pth(tmp_path / "x.pth", dense(weights(NAME)), "state_dict", meta={"epoch": 3})
     loaded = backbone(weights=path)
-    assert same(loaded, {n: v for n, v in weights(NAME).items() if not names.is_head(n)})
+    assert same(loaded, {n: v for n, v in weights(NAME).items() if not TABLE.is_head(n)})
     report = load_weights(loaded, path)
-    (excused,) = report.excused.values()
-    assert sorted(excused) == [
+    (unexpected,) = report.allowed_unexpected.values()
+    assert sorted(unexpected) == [
         "decode_head.conv_seg.weight",
         "ema_backbone_x",
         "neck.lateral_convs.0.conv.bias",
@@ -226,7 +227,7 @@ def test_a_second_classifier_is_left_out(tmp_path, weights, model):
     }
     report = load_weights(model, save_pth(tmp_path / "x.pth", {**weights(NAME), **more}))
     assert same(model, weights(NAME))
-    assert list(report.excused.values()) == [tuple(more)]
+    assert list(report.allowed_unexpected.values()) == [tuple(more)]
 
 
 # Refusals

@@ -11,9 +11,14 @@ from checkpoints.conftest import (
     save_pth,
     save_safetensors,
 )
+from checkpoints.conftest import weights as weights  # a fixture
 from deterministic import model_config
 
-from keras_internimage.checkpoints import CheckpointError, convert, names, open_checkpoint
+from keras_internimage.checkpoints import CheckpointError, open_checkpoint
+from keras_internimage.checkpoints.names.classifier import TABLE
+from keras_internimage.weights_convert import convert
+from keras_internimage.weights_convert.export import export
+from keras_internimage.weights_convert.verify import verify
 
 NAME = "tiny_remove_center"
 ON_EVERY_BACKEND = [
@@ -27,10 +32,10 @@ def test_there_and_back_is_bit_exact(tmp_path, weights, name):
     source = save_safetensors(tmp_path / "x.safetensors", weights(name))
     made = str(tmp_path / "x.weights.h5")
     report = convert.convert(source, made)
-    assert report.fresh == ()
-    differences, extra, lacking = convert.verify(made, source)
+    assert report.newly_initialized == ()
+    differences, extra, lacking = verify(made, source)
     assert set(differences.values()) == {0.0} and not extra and not lacking
-    count = convert.export(made, tmp_path / "back.safetensors")
+    count = export(made, tmp_path / "back.safetensors")
     assert count == len(weights(name))
     from safetensors.numpy import load_file
 
@@ -46,7 +51,7 @@ def test_export_for_pytorch(tmp_path, weights):
     torch = pytest.importorskip("torch")
     made = str(tmp_path / "x.keras")
     convert.convert(save_pth(tmp_path / "x.pth", weights("tiny_h")), made)
-    convert.export(made, tmp_path / "back.pth")
+    export(made, tmp_path / "back.pth")
     content = torch.load(tmp_path / "back.pth", weights_only=True)
     assert list(content) == ["model"]
     assert set(content["model"]) == set(weights("tiny_h"))
@@ -70,15 +75,15 @@ def test_other_classes_and_no_head(tmp_path, weights, capsys):
     source = save_safetensors(tmp_path / "x.safetensors", weights(NAME))
     made = str(tmp_path / "x.weights.h5")
     convert.convert(source, made, classes=4)
-    assert "starts fresh, with 4 classes" in capsys.readouterr().out
+    assert "newly initialised with 4 classes" in capsys.readouterr().out
     assert same(build(NAME, weights=made, classes=4), weights(NAME), but=["head."])
     convert.convert(source, made, include_top=False)
-    body = {n: v for n, v in weights(NAME).items() if not names.is_head(n)}
+    body = {n: v for n, v in weights(NAME).items() if not TABLE.is_head(n)}
     assert same(build(NAME, weights=made, include_top=False), body)
-    differences, extra, lacking = convert.verify(made, source)
+    differences, extra, lacking = verify(made, source)
     assert set(differences.values()) == {0.0} and not lacking
     assert sorted(extra) == sorted(
-        n for n in weights(NAME) if names.is_head(n) and "num_batches" not in n
+        n for n in weights(NAME) if TABLE.is_head(n) and "num_batches" not in n
     )
 
 
@@ -92,7 +97,7 @@ def test_half_precision(tmp_path, weights, dtype):
     stored = official_values(build(NAME, weights=made))
     for name, value in stored.items():
         np.testing.assert_allclose(value, weights(NAME)[name], rtol=2**-8, atol=1e-7)
-    differences, _, _ = convert.verify(made, source)
+    differences, _, _ = verify(made, source)
     assert 0 < max(differences.values()) < 0.02
 
 
@@ -108,7 +113,7 @@ def test_every_difference_is_found(tmp_path, weights):
     other["more"] = np.zeros(3, np.float32)
     zero = next(k for k, v in other.items() if k.endswith("fc1.bias"))
     against = save_safetensors(tmp_path / "y.safetensors", other)
-    differences, extra, lacking = convert.verify(made, against)
+    differences, extra, lacking = verify(made, against)
     wrong = {path: value for path, value in differences.items() if value != 0}
     assert wrong == {"predictions/bias": 0.5, "stage1_block1/dcn/offset_mask/bias": None}
     assert extra == ["more"] and lacking == ["levels.1.norm.0.weight"]
@@ -119,7 +124,7 @@ def test_every_difference_is_found(tmp_path, weights):
         if sign == 1:
             held = {**weights(NAME), zero: other[zero]}
             convert.convert(save_safetensors(tmp_path / "z.safetensors", held), made)
-    differences, _, _ = convert.verify(made, path)
+    differences, _, _ = verify(made, path)
     assert 0 < differences["stage1_block1/mlp_fc1/bias"] < 1e-40
 
 
@@ -152,7 +157,7 @@ def test_an_export_of_nan_leaves_nothing_behind(tmp_path):
     model.save_weights(str(tmp_path / "x.weights.h5"))
     for name in ("y.safetensors", "y.pth"):
         with pytest.raises(CheckpointError, match="finite.*predictions/bias"):
-            convert.export(str(tmp_path / "x.weights.h5"), tmp_path / name)
+            export(str(tmp_path / "x.weights.h5"), tmp_path / name)
     assert os.listdir(tmp_path) == ["x.weights.h5"]
 
 
@@ -173,7 +178,7 @@ def test_arguments_are_checked(tmp_path, weights, arguments, message):
     with pytest.raises(CheckpointError, match=message):
         convert.convert(source, target, **arguments)
     with pytest.raises(CheckpointError, match="end in .pth or .safetensors"):
-        convert.export("x.keras", "x.h5")
+        export("x.keras", "x.h5")
 
 
 @pytest.mark.any_backend
@@ -182,7 +187,7 @@ def test_an_export_is_read_again(tmp_path, weights):
     source = save_safetensors(tmp_path / "x.safetensors", weights("tiny_g"))
     made = str(tmp_path / "x.weights.h5")
     convert.convert(source, made)
-    convert.export(made, tmp_path / "back.safetensors")
+    export(made, tmp_path / "back.safetensors")
     checkpoint = open_checkpoint(tmp_path / "back.safetensors")
     assert checkpoint.shapes() == open_checkpoint(source).shapes()
 
@@ -191,7 +196,7 @@ def test_memory_of_a_conversion(tmp_path):
     """One copy of the model and little more: tensors are read one at a time."""
     import tracemalloc
 
-    from keras_internimage.checkpoints import load
+    from keras_internimage.checkpoints import assign
 
     model = build("tiny_h")
     values = {k: np.asarray(v, np.float16) for k, v in official_values(model).items()}
@@ -201,7 +206,7 @@ def test_memory_of_a_conversion(tmp_path):
     del values
     checkpoint = open_checkpoint(path)
     tracemalloc.start()
-    load.load_official(model, checkpoint)
+    assign.load_official(model, checkpoint, TABLE)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # NumPy's part: JAX may keep the arrays it is given, as the weights themselves.
