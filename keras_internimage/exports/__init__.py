@@ -3,6 +3,4 @@
 from keras_internimage.exports.benchmarking import benchmark
 from keras_internimage.exports.exporting import export
 
-export.benchmark = benchmark
-
 __all__ = ["benchmark", "export"]
