@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         visualize,
         weights_convert,
     )
+    from keras_internimage.predictor import load
 
 # What is not imported above is imported when it is first used.
 _PACKAGES = (
@@ -70,6 +71,7 @@ _NAMES = {
     "InternImageXL": "models",
     "decode_predictions": "preprocessing",
     "export": "exports",
+    "load": "predictor",
     "portable_ops": "ops.tracing",
     "preprocess_input": "preprocessing",
 }
@@ -92,6 +94,7 @@ __all__ = [
     "export",
     "exports",
     "layers",
+    "load",
     "models",
     "ops",
     "portable_ops",

@@ -6,6 +6,7 @@ imports Keras for everybody else, does not do so in a process that is one of thi
 commands. See `is_own_command`.
 """
 
+import functools
 import importlib.util
 import json
 import logging
@@ -20,8 +21,9 @@ COMMANDS = ("internimage-convert", "internimage-export", "internimage-predict", 
 PACKAGE = __name__.partition(".")[0]
 
 
+@functools.cache  # as it was at the start: `python -m` changes sys.argv then
 def is_own_command() -> bool:
-    """Whether this process is one of the package's command lines, still being started.
+    """Whether this process is one of the package's command lines.
 
     That is one of `COMMANDS`, or `python -m keras_internimage...`. For any other program the answer
     is no: there, `import keras_internimage` must register the layers, so that

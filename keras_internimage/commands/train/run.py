@@ -200,8 +200,8 @@ class Run:
 
     def scores(self, model):
         """Positions of the validation images that can be read, and their probabilities."""
-        from keras_internimage.commands.predict import probabilities
         from keras_internimage.commands.progress import Progress
+        from keras_internimage.predictor import probabilities
 
         found = {}
         with Progress("Validating the model", len(self.validation)) as progress:
