@@ -4,7 +4,7 @@
 
 One set of random weights, images of 224 pixels. `keras_internimage.export` writes and verifies
 each file from Keras' backend for its format; then everything runs in processes that take turns, in
-its own runtime as `keras_internimage.export.benchmark` runs it. The official formulation and the
+its own runtime as `keras_internimage.exports.benchmark` runs it. The official formulation and the
 Keras models run as in `benchmarks/model.py` (PyTorch eager, TensorFlow a `tf.function`, JAX a
 `jax.jit`), with the native kernels and, called portable, without them. ms is the median of the
 rounds, and the time over another's the median of the rounds' quotients: 0.5 is twice as fast. The

@@ -1,18 +1,17 @@
 """`python -m keras_internimage.custom_ops`: build the native kernels, see and remove them."""
 
-import argparse
 import sys
+
+from keras_internimage import commands
 
 from . import build, cache, toolchain
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog=toolchain.COMMAND, description="The native kernels of DCNv3."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = commands.parser(toolchain.COMMAND, "The native kernels of DCNv3.")
+    subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    add = commands.add_parser("build", help="build them now, also where that failed before")
+    add = subcommands.add_parser("build", help="build them now, also where that failed before")
     add.add_argument(
         "--backend",
         choices=[*build.BACKENDS, "all"],
@@ -27,12 +26,12 @@ def _parser():
     )
     add.set_defaults(run=_build)
 
-    add = commands.add_parser("status", help="what is built and where, or why not")
+    add = subcommands.add_parser("status", help="what is built and where, or why not")
     add.set_defaults(run=_status)
 
-    add = commands.add_parser("clean", help="remove all that was built from the cache")
+    add = subcommands.add_parser("clean", help="remove all that was built from the cache")
     add.set_defaults(run=_clean)
-    return parser
+    return made
 
 
 def _installed():

@@ -1,27 +1,80 @@
 """InternImage and its operator DCNv3 for Keras 3, on TensorFlow, JAX and PyTorch."""
 
-# ruff: noqa: E402
-from keras_internimage.backends import take_installed
+import importlib
+from typing import TYPE_CHECKING
 
-take_installed()  # before anything imports Keras
-
-from keras_internimage import exports, layers, models, ops, preprocessing, training
-from keras_internimage.exports import export
-from keras_internimage.models import (
-    InternImage,
-    InternImageB,
-    InternImageBackbone,
-    InternImageG,
-    InternImageH,
-    InternImageL,
-    InternImageS,
-    InternImageT,
-    InternImageXL,
-)
-from keras_internimage.ops.tracing import portable_ops
-from keras_internimage.preprocessing import decode_predictions, preprocess_input
+from keras_internimage import backends as _backends
 
 __version__ = "0.2.0.dev0"
+
+_backends.take_installed()  # before anything imports Keras
+
+if _backends.is_own_command():
+    _backends.quiet()
+
+if TYPE_CHECKING or not _backends.is_own_command():
+    # Registers all layers and objects, so that `keras.saving.load_model` finds them. A command
+    # parses its arguments first, and imports what it needs after that.
+    from keras_internimage import exports, layers, models, ops, preprocessing, training
+    from keras_internimage.exports import export
+    from keras_internimage.models import (
+        InternImage,
+        InternImageB,
+        InternImageBackbone,
+        InternImageG,
+        InternImageH,
+        InternImageL,
+        InternImageS,
+        InternImageT,
+        InternImageXL,
+    )
+    from keras_internimage.ops.tracing import portable_ops
+    from keras_internimage.preprocessing import decode_predictions, preprocess_input
+
+if TYPE_CHECKING:
+    from keras_internimage import (
+        checkpoints,
+        custom_ops,
+        data,
+        distribution,
+        report,
+        visualize,
+        weights_convert,
+    )
+    from keras_internimage.predictor import load
+
+# What is not imported above is imported when it is first used.
+_PACKAGES = (
+    "checkpoints",
+    "custom_ops",
+    "data",
+    "distribution",
+    "exports",
+    "layers",
+    "models",
+    "ops",
+    "preprocessing",
+    "report",
+    "training",
+    "visualize",
+    "weights_convert",
+)
+_NAMES = {
+    "InternImage": "models",
+    "InternImageB": "models",
+    "InternImageBackbone": "models",
+    "InternImageG": "models",
+    "InternImageH": "models",
+    "InternImageL": "models",
+    "InternImageS": "models",
+    "InternImageT": "models",
+    "InternImageXL": "models",
+    "decode_predictions": "preprocessing",
+    "export": "exports",
+    "load": "predictor",
+    "portable_ops": "ops.tracing",
+    "preprocess_input": "preprocessing",
+}
 
 __all__ = [
     "InternImage",
@@ -33,14 +86,36 @@ __all__ = [
     "InternImageS",
     "InternImageT",
     "InternImageXL",
+    "checkpoints",
+    "custom_ops",
+    "data",
     "decode_predictions",
+    "distribution",
     "export",
     "exports",
     "layers",
+    "load",
     "models",
     "ops",
     "portable_ops",
     "preprocess_input",
     "preprocessing",
+    "report",
     "training",
+    "visualize",
+    "weights_convert",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
+        value = globals()[name] = getattr(module, name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,9 +1,10 @@
 """`python -m keras_internimage`: versions, backend, devices, and which DCNv3 would run."""
 
-import argparse
 import importlib.metadata
 import platform
 import sys
+
+from keras_internimage import backends, commands
 
 # Import name -> distributions that provide it, the first installed one is shown.
 FRAMEWORKS = {
@@ -13,7 +14,7 @@ FRAMEWORKS = {
 }
 
 
-def installed_version(distributions):
+def installed_version(distributions: tuple[str, ...]) -> str | None:
     """Version of the first installed distribution, read without importing it; None if none is."""
     for distribution in distributions:
         try:
@@ -23,7 +24,7 @@ def installed_version(distributions):
     return None
 
 
-def devices(backend):
+def devices(backend: str) -> list[str]:
     """Names of the devices that the backend in use sees."""
     if backend != "torch":
         import keras
@@ -38,7 +39,7 @@ def devices(backend):
     return found or ["cpu"]
 
 
-def columns(rows):
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
     """Rows of strings as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -47,7 +48,7 @@ def columns(rows):
     ]
 
 
-def report():
+def report() -> list[str]:
     """The lines that `python -m keras_internimage` prints."""
     import keras
 
@@ -68,9 +69,9 @@ def report():
     rows = dispatch.table(backend)
     chosen = next(name for name, _, runs, _ in rows if runs)
     table = [("implementation", "backends", "runs here", "what it is, or why it does not run")]
-    for name, backends, runs, reason in rows:
+    for name, supported, runs, reason in rows:
         answer = "no" if not runs else "yes, chosen" if name == chosen else "yes"
-        table.append((name, backends, answer, reason))
+        table.append((name, supported, answer, reason))
 
     lines = columns(versions)
     lines += ["", "DCNv3, in order of preference (the implementation argument names one):", ""]
@@ -78,13 +79,15 @@ def report():
     return lines
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_internimage",
-        description="Prints versions, Keras' backend, devices, and which implementations of DCNv3 "
-        "run here. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.",
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    parser = commands.parser(
+        "python -m keras_internimage",
+        "Prints versions, Keras' backend, devices, and which implementations of DCNv3 run here. "
+        "KERAS_BACKEND=tensorflow, jax or torch chooses the backend.",
     )
     parser.parse_args(arguments)
+    backends.hide_tensorflow()
     print("\n".join(report()))
     return 0
 

@@ -1,17 +1,49 @@
-"""Keras' backend: it has to be chosen before Keras is imported."""
+"""Keras' backend, which has to be chosen before Keras is imported; and its frameworks' log lines.
 
+A command line reads its arguments before Keras is imported: one of them names the backend, and
+`--help` must not take the seconds that a framework needs. So `import keras_internimage`, which
+imports Keras for everybody else, does not do so in a process that is one of this package's
+commands. See `is_own_command`.
+"""
+
+import functools
 import importlib.util
 import json
+import logging
 import os
 import pathlib
-import subprocess
 import sys
 
 BACKENDS = ("tensorflow", "jax", "torch")
 VARIABLE = "KERAS_BACKEND"
+# The scripts that an installation puts beside Python; a test compares them with setup.cfg.
+COMMANDS = ("internimage-convert", "internimage-export", "internimage-predict", "internimage-train")
+PACKAGE = __name__.partition(".")[0]
 
 
-def take_installed():
+@functools.cache  # as it was at the start: `python -m` changes sys.argv then
+def is_own_command() -> bool:
+    """Whether this process is one of the package's command lines.
+
+    That is one of `COMMANDS`, or `python -m keras_internimage...`. For any other program the answer
+    is no: there, `import keras_internimage` must register the layers, so that
+    `keras.saving.load_model` finds them.
+    """
+    argv = getattr(sys, "argv", None) or [""]
+    if argv[0] == "-m":
+        # Python is looking for the module, and imports the packages around it first. What is left
+        # of its own command line before the arguments ends with the module's name, "-m" before it
+        # or in one word with it.
+        word = sys.orig_argv[-len(argv)] if len(sys.orig_argv) > len(argv) else ""
+        module = word.partition("m")[2] if word.startswith("-") else word
+        return module == PACKAGE or module.startswith(PACKAGE + ".")
+    name = os.path.basename(argv[0]).lower()
+    for ending in (".exe", "-script.py", "-script.pyw"):  # on Windows
+        name = name.removesuffix(ending)
+    return name in COMMANDS
+
+
+def take_installed() -> None:
     """Chooses a backend that is installed, where Keras would take one that is not.
 
     Keras takes TensorFlow where nothing is said, and `import keras` fails without it. Who installed
@@ -20,12 +52,7 @@ def take_installed():
     """
     if "keras" in sys.modules or os.environ.get(VARIABLE):
         return
-    home = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
-    try:
-        chosen = json.loads(pathlib.Path(home, "keras.json").read_text("utf-8")).get("backend")
-    except (OSError, ValueError):
-        chosen = None
-    if importlib.util.find_spec(chosen or BACKENDS[0]) is not None:
+    if importlib.util.find_spec(_by_file() or BACKENDS[0]) is not None:
         return
     for other in BACKENDS:
         if importlib.util.find_spec(other) is not None:
@@ -33,40 +60,70 @@ def take_installed():
             return
 
 
-def use(backend, argv=None):
-    """Has the command run on `backend`: starts it anew where Keras runs on another one already.
+def _by_file() -> str | None:
+    """The backend that Keras' own settings name."""
+    home = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
+    try:
+        return json.loads(pathlib.Path(home, "keras.json").read_text("utf-8")).get("backend")
+    except (OSError, ValueError, AttributeError):
+        return None
 
-    Importing this package imports Keras, and with it the backend, before a command can read its
-    options. So the process is replaced by the same command with `KERAS_BACKEND` set.
+
+def chosen() -> str:
+    """The backend that Keras runs on, or will run on once it is imported."""
+    if "keras" in sys.modules:
+        import keras
+
+        return keras.config.backend()
+    return os.environ.get(VARIABLE) or _by_file() or BACKENDS[0]
+
+
+def use(backend: str | None) -> None:
+    """Chooses Keras' backend, before Keras is imported.
 
     Args:
-        backend: `"tensorflow"`, `"jax"`, `"torch"`, or None for whatever runs.
-        argv: the arguments that `main` was called with, None for the process' own. Only the
-            latter can be started anew.
+        backend: `"tensorflow"`, `"jax"`, `"torch"`, or None for what Keras takes by itself.
 
     Raises:
-        ValueError: the backend is not installed, or `main` was called by another program.
+        ValueError: the backend is not installed, or Keras is imported already and runs on another.
     """
-    import keras
-
-    current = keras.config.backend()
-    if backend is None or backend == current:
+    if backend is None:
         return
     if importlib.util.find_spec(backend) is None:
         raise ValueError(
             f"The package {backend} must be installed for --backend {backend}: "
             f'pip install "keras-internimage[{backend}]"'
         )
-    if argv is not None or os.environ.get(VARIABLE) == backend:
+    if "keras" in sys.modules and chosen() != backend:
         raise ValueError(
-            f"--backend must be the one that Keras runs on, {current} (the variable {VARIABLE} "
+            f"--backend must be the one that Keras runs on, {chosen()} (the variable {VARIABLE} "
             f"chooses it). Received: --backend {backend}"
         )
-    command = [sys.executable, *sys.orig_argv[1:]]
-    environment = {**os.environ, VARIABLE: backend}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if os.name == "posix":
-        os.execve(sys.executable, command, environment)
-    # Elsewhere exec returns to the shell at once.
-    sys.exit(subprocess.run(command, env=environment).returncode)
+    os.environ[VARIABLE] = backend
+
+
+def quiet() -> None:
+    """Keeps the frameworks' log lines, which say nothing to a command's user, off standard error.
+
+    Must be called before a framework is imported. What the user set is kept.
+    """
+    # Of TensorFlow's C++ log, which announces its build, CUDA's absence and oneDNN: fatal errors.
+    # What fails is raised in Python as well.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Its Python part, and JAX' remark that there might be a GPU.
+    for name in ("tensorflow", "absl", "jax._src.xla_bridge"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.ERROR)
+
+
+def hide_tensorflow() -> None:
+    """Keeps Keras from importing TensorFlow where another backend computes.
+
+    Keras does so to recognise TensorFlow's types when it saves a model, wherever TensorFlow is
+    installed: seconds and hundreds of megabytes for nothing. Does nothing where TensorFlow is the
+    backend or imported already, nor in a program that is no command of this package: it may need
+    TensorFlow itself.
+    """
+    if is_own_command() and chosen() != "tensorflow":
+        sys.modules.setdefault("tensorflow", None)

@@ -1,23 +1,30 @@
-"""Files that are whole or absent: written under a temporary name, then renamed."""
+"""Files that are whole or absent, and folders that may be replaced without losing anything."""
 
 import contextlib
+import json
 import os
+import pathlib
 import tempfile
+from collections.abc import Iterator
+
+# Beside the files of a folder that this package wrote: which ones these are.
+MANIFEST = ".keras_internimage.json"
 
 
 @contextlib.contextmanager
-def atomic_write(path, durable=False):
+def atomic_write(path: str | os.PathLike, durable: bool = False) -> Iterator[str]:
     """A temporary path beside `path`, renamed to it only if the block succeeds.
 
     Args:
         path: of the file. Its folder must exist.
-        durable: whether the file must be on the disk, not only in memory, before it is renamed:
-            then the old one survives a power failure as well.
+        durable: whether the file must be on the disk before it takes the place of an older one:
+            then either survives a power failure.
 
     Raises:
-        ValueError: the folder does not exist.
+        ValueError: the folder does not exist, or `path` is a folder or a device.
     """
     path = os.path.abspath(os.fspath(path))
+    check_file(path)
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
         raise ValueError(f"The output's folder must exist. Received: path={path}")
@@ -29,3 +36,72 @@ def atomic_write(path, durable=False):
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(unfinished, path)
+
+
+def write_manifest(folder: str | os.PathLike) -> None:
+    """Notes in a folder that this package wrote which files it holds."""
+    folder = pathlib.Path(folder)
+    content = {"written by": "keras_internimage", "files": _files(folder)}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def check_file(path: str | os.PathLike, suffixes: tuple[str, ...] = ()) -> None:
+    """Raises ValueError unless `path` is free, or a file that an output may replace.
+
+    Args:
+        path: of the output.
+        suffixes: endings of such files, in lower case; none for any.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"The output must be a file. Received: path={path}, a folder or device that exists"
+        )
+    if suffixes and not path.lower().endswith(suffixes):
+        raise ValueError(
+            f"An existing file is replaced only if its name ends in {' or '.join(suffixes)}. "
+            f"Received: path={path}"
+        )
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Raises unless a folder may be written in the place of what is there.
+
+    That is so where nothing is, or an empty folder, or a folder with the files of its
+    `write_manifest` and no others: then nothing is lost that this package did not write.
+
+    Raises:
+        ValueError: there is a file, or a folder with other files.
+    """
+    folder = pathlib.Path(folder)
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir() or folder.is_symlink():
+        kind = "link" if folder.is_symlink() else "file"
+        raise ValueError(
+            f"The output must be a folder of its own. Received: path={folder}, which is a {kind}"
+        )
+    found = _files(folder)
+    try:
+        known = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        others = sorted(set(found) - set(known))
+    except (OSError, ValueError, KeyError, TypeError):
+        others = found
+    if others:
+        raise ValueError(
+            "The output must be a new or empty folder, or one that this package wrote: nothing "
+            f"else is replaced. Received: path={folder}, which holds {others[0]}"
+            + (f" and {len(others) - 1} other file{'s' * (len(others) > 2)}" * (len(others) > 1))
+        )
+
+
+def _files(folder: pathlib.Path) -> list[str]:
+    # Empty folders count as well: somebody made them.
+    found = [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
+    ]
+    return sorted(name for name in found if name != MANIFEST)

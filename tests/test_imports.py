@@ -1,9 +1,11 @@
 """What `import keras_internimage` brings into a fresh process, and what it does not."""
 
 import ast
+import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -76,6 +78,67 @@ def test_a_model_needs_no_foreign_framework():
 def test_every_public_name_exists():
     for name in keras_internimage.__all__:
         assert hasattr(keras_internimage, name), name
+
+
+@pytest.mark.any_backend
+def test_dir_shows_the_public_names_alone():
+    assert dir(keras_internimage) == sorted([*keras_internimage.__all__, "__version__"])
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        keras_internimage.nothing  # noqa: B018
+
+
+PACKAGES = sorted(
+    {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {"custom_ops", "weights_convert"}
+)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("name", [name for name in PACKAGES if name != "commands"])
+def test_every_package_is_an_attribute(name):
+    assert name in keras_internimage.__all__
+    assert getattr(keras_internimage, name) is sys.modules[f"keras_internimage.{name}"]
+
+
+@pytest.mark.any_backend
+def test_lazy_names_are_the_public_ones():
+    lazy = {*keras_internimage._PACKAGES, *keras_internimage._NAMES}
+    assert lazy == set(keras_internimage.__all__)
+    for name, module in keras_internimage._NAMES.items():
+        found = importlib.import_module(f"keras_internimage.{module}")
+        assert getattr(keras_internimage, name) is getattr(found, name)
+
+
+def registered():
+    """`package>name` of what the package's files register in Keras, read from their text."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for decorator in getattr(node, "decorator_list", ()):
+                if re.search(r"\bregister(ed|_keras_serializable)\b", ast.unparse(decorator)):
+                    found.add(f"keras_internimage>{node.name}")
+    return found
+
+
+def test_importing_registers_every_class_lazily_the_rest():
+    code = """
+import keras_internimage, keras, sys, json
+names = set(keras.saving.get_custom_objects())
+lazy = "keras_internimage.report" not in sys.modules
+keras_internimage.distribution.layout_map, keras_internimage.report.write
+print(json.dumps([sorted(names), lazy]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": keras.config.backend()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    names, lazy = json.loads(result.stdout.splitlines()[-1])
+    assert lazy
+    assert len(registered()) > 5
+    assert registered() <= set(names)
 
 
 # Each part may import the ones before it, and itself.

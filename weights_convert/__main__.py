@@ -1,3 +1,5 @@
+"""`python -m keras_internimage.weights_convert`: see `cli`."""
+
 import sys
 
 from .cli import main

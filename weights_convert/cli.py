@@ -9,19 +9,22 @@ import os
 import shutil
 import sys
 
+from keras_internimage import backends, commands, files
+
 _DESCRIPTION = "Official InternImage weights <-> Keras files."
 
 
-def _parser():
-    parser = argparse.ArgumentParser(prog="internimage-convert", description=_DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    made = commands.parser("internimage-convert", _DESCRIPTION)
+    subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    add = commands.add_parser("inspect", help="say what a file holds")
+    add = subcommands.add_parser("inspect", help="say what a file holds")
     add.add_argument("file", help="checkpoint (.pth, .safetensors, index, directory) or Keras file")
     add.add_argument("--container", help="where in a .pth the weights are, such as model_ema")
     add.set_defaults(run=_inspect)
 
-    add = commands.add_parser("convert", help="make a Keras file of a checkpoint")
+    add = subcommands.add_parser("convert", help="make a Keras file of a checkpoint")
     add.add_argument("file", help="checkpoint (.pth, .safetensors, index, directory)")
     add.add_argument("out", help="ends in .weights.h5 (weights) or .keras (whole model)")
     add.add_argument("--variant", help="T, S, B, L, XL, H or G (default: by the shapes)")
@@ -32,25 +35,25 @@ def _parser():
     add.add_argument("--container", help="where in a .pth the weights are, such as model_ema")
     add.set_defaults(run=_convert)
 
-    add = commands.add_parser("verify", help="compare a Keras file with a checkpoint, bit by bit")
+    add = subcommands.add_parser("verify", help="compare a file with a checkpoint, bit by bit")
     add.add_argument("keras_file", help=".weights.h5 or .keras")
     add.add_argument("--against", required=True, metavar="FILE", help="checkpoint")
     add.add_argument("--container", help="where in a .pth the weights are, such as model_ema")
     add.set_defaults(run=_verify)
 
-    add = commands.add_parser("export", help="back to the official names and layout")
+    add = subcommands.add_parser("export", help="back to the official names and layout")
     add.add_argument("keras_file", help=".weights.h5 or .keras")
     add.add_argument("out", help="ends in .pth or .safetensors")
     add.set_defaults(run=_export)
 
-    add = commands.add_parser("list", help="the published checkpoints")
+    add = subcommands.add_parser("list", help="the published checkpoints")
     add.set_defaults(run=_list)
 
-    add = commands.add_parser("download", help="bring a published checkpoint into Keras' cache")
+    add = subcommands.add_parser("download", help="bring a published checkpoint into Keras' cache")
     add.add_argument("name", help="a name of `list`")
     add.add_argument("out", nargs="?", help="also write it here: .pth, .weights.h5 or .keras")
     add.set_defaults(run=_download)
-    return parser
+    return made
 
 
 def _inspect(arguments):
@@ -222,10 +225,30 @@ def _download(arguments):
     return 0
 
 
-def main(argv=None):
+def _check_paths(arguments):
+    """Raises for what can be said before Keras is imported and a file read."""
+    source = getattr(arguments, "file", None) or getattr(arguments, "keras_file", None)
+    for path in (source, getattr(arguments, "against", None)):
+        if path is not None and not os.path.exists(path):
+            raise FileNotFoundError(f"The file must exist. Received: {path}, no such file")
+    out = getattr(arguments, "out", None)
+    if out is None:
+        return
+    # A file of that name is replaced, which is what an output means, as the ending is checked
+    # before; but never the one that is read.
+    files.check_file(out)
+    if source is not None and os.path.exists(out) and os.path.samefile(source, out):
+        raise ValueError(f"The output must be another file than the one read. Received: {out}")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
+        raise ValueError(f"The output's folder must exist. Received: path={os.path.abspath(out)}")
+
+
+def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
+        _check_paths(arguments)
+        backends.hide_tensorflow()
         return arguments.run(arguments)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

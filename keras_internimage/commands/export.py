@@ -1,4 +1,4 @@
-"""`internimage-export MODEL OUT`: `keras_internimage.export` as a command.
+"""`internimage-export MODEL OUT`: a finished model as a file for other programs.
 
 Exits with 0, or with 2 and one line on standard error for what cannot be done.
 """
@@ -7,93 +7,120 @@ import argparse
 import pathlib
 import sys
 
+from keras_internimage import backends, commands
 
-def _parser():
+PROGRAM = "internimage-export"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     from keras_internimage.exports.formats import FORMATS
 
-    parser = argparse.ArgumentParser(
-        prog="internimage-export", description="A Keras model as a file for other programs."
+    made = commands.parser(PROGRAM, "A Keras model as a file for other programs.")
+    made.add_argument(
+        "model",
+        metavar="MODEL",
+        help="folder of internimage-train, .keras file, or the name of a published checkpoint",
     )
-    parser.add_argument("model", help=".keras file, or the name of a published checkpoint")
-    parser.add_argument(
-        "out", help="ends in .tflite, .onnx, .xml or .pt2; or a folder, for a SavedModel"
+    made.add_argument(
+        "out",
+        metavar="OUT",
+        help="ends in .tflite, .onnx, .xml or .pt2; or a folder, for a SavedModel",
     )
-    parser.add_argument("--format", choices=list(FORMATS), help="default: by the suffix of OUT")
-    parser.add_argument("--precision", default="float32", help="float32, float16, bfloat16 or int8")
-    parser.add_argument(
+    made.add_argument("--format", choices=list(FORMATS), help="default: by the suffix of OUT")
+    made.add_argument("--precision", default="float32", help="float32, float16, bfloat16 or int8")
+    made.add_argument(
         "--size",
         nargs=2,
         type=int,
         metavar=("HEIGHT", "WIDTH"),
         help="of the images; 0 for an unknown one (default: the model's)",
     )
-    parser.add_argument("--batch-size", type=int, help="default: unknown")
-    parser.add_argument("--calibration", metavar="NPY", help="file of images, for int8")
-    parser.add_argument("--labels", metavar="TXT", help="file of the classes' names, one a line")
-    parser.add_argument("--preprocessing", action="store_true", help="take uint8 RGB images")
-    parser.add_argument("--native", action="store_true", help="keep the native operator")
-    parser.add_argument("--no-deform-conv", action="store_true", help="ONNX without DeformConv")
-    parser.add_argument("--no-verify", action="store_true", help="do not run the file")
-    return parser
+    made.add_argument("--batch-size", type=int, help="default: unknown")
+    made.add_argument("--calibration", metavar="NPY", help="file of images, for int8")
+    made.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="names of the classes: JSON, or one a line (default: labels.json beside the model, "
+        "ImageNet's of a published checkpoint)",
+    )
+    made.add_argument("--no-labels", action="store_true", help="leave the names out")
+    made.add_argument(
+        "--preprocessing",
+        action=argparse.BooleanOptionalAction,
+        help="take uint8 RGB images and normalise them in the file (default: yes for a model with "
+        "labels, no for a .keras file alone)",
+    )
+    made.add_argument("--native", action="store_true", help="keep the native operator")
+    made.add_argument("--no-deform-conv", action="store_true", help="ONNX without DeformConv")
+    made.add_argument("--no-verify", action="store_true", help="do not run the file")
+    return made
 
 
-def _load(name):
-    import keras
-
-    import keras_internimage
-    from keras_internimage.checkpoints import published
-
-    if name.endswith(".keras"):
-        return keras.saving.load_model(name, compile=False)
-    if name not in published.names():
-        raise ValueError(
-            "`model` must be a .keras file (internimage-convert makes one of a checkpoint) or the "
-            f"name of a published checkpoint. Received: {name}"
-        )
-    variant = published.find(name).variant
-    return getattr(keras_internimage, f"InternImage{variant}")(weights=name)
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        _export(arguments)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped", file=sys.stderr)
+        return 130
+    return 0
 
 
-def main(argv=None):
-    arguments = _parser().parse_args(argv)
+def _export(arguments):
+    if arguments.labels and arguments.no_labels:
+        raise ValueError("--labels and --no-labels must not be given together")
+    from keras_internimage import predictor
+
+    # All that can be wrong is looked for before a model is loaded, or downloaded.
+    place = predictor.locate(arguments.model)
     import numpy as np
 
-    from keras_internimage.checkpoints.errors import CheckpointError
     from keras_internimage.exports import exporting
 
-    try:
-        # Before a model is loaded, or downloaded.
-        calibration = arguments.calibration and np.load(arguments.calibration)
-        labels = arguments.labels and pathlib.Path(arguments.labels).read_text().splitlines()
-        exporting.find_target(
-            pathlib.Path(arguments.out),
-            arguments.format,
-            arguments.precision,
-            arguments.native,
-            calibration is not None,
-            not arguments.no_verify,
-        )
-        shape = None
-        if arguments.size is not None:
-            shape = (*(size or None for size in arguments.size), 3)
-        exporting.export(
-            _load(arguments.model),
-            arguments.out,
-            format=arguments.format,
-            precision=arguments.precision,
-            input_shape=shape,
-            batch_size=arguments.batch_size,
-            verify=not arguments.no_verify,
-            native=arguments.native,
-            calibration=calibration,
-            include_preprocessing=arguments.preprocessing,
-            labels=labels,
-            deform_conv=not arguments.no_deform_conv,
-        )
-    except (ValueError, OSError, ImportError, RuntimeError, CheckpointError) as error:
-        print(f"internimage-export: {error}", file=sys.stderr)
-        return 2
-    return 0
+    target = exporting.find_target(
+        pathlib.Path(arguments.out),
+        arguments.format,
+        arguments.precision,
+        arguments.native,
+        arguments.calibration is not None,
+        not arguments.no_verify,
+    )
+    if target.backend != "tensorflow":  # SavedModels are run by TensorFlow, whoever writes them
+        backends.hide_tensorflow()
+    labels = predictor.read_labels(arguments.labels)
+    options = {
+        "format": arguments.format,
+        "precision": arguments.precision,
+        "batch_size": arguments.batch_size,
+        "verify": not arguments.no_verify,
+        "native": arguments.native,
+        "calibration": arguments.calibration and np.load(arguments.calibration),
+        "deform_conv": not arguments.no_deform_conv,
+    }
+    if arguments.size is not None:
+        options["input_shape"] = (*(size or None for size in arguments.size), 3)
+    if arguments.preprocessing is not None:
+        options["include_preprocessing"] = arguments.preprocessing
+    if arguments.no_labels:
+        options["labels"] = None
+    published = not isinstance(place, pathlib.Path)
+    if published or predictor.labels_beside(place) is not None:
+        made = predictor.assemble(place, labels, None, _say)
+        made.export(arguments.out, **options)
+        return
+    # It need not be a classifier.
+    if labels is not None:
+        options["labels"] = labels.classes
+    exporting.export(predictor.load_model(place), arguments.out, **options)
+
+
+def _say(remark):
+    print(f"{PROGRAM}: {remark}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,46 +5,61 @@ error for what cannot be done.
 """
 
 import argparse
-import collections
-import concurrent.futures
+import csv
+import io
 import json
-import os
 import pathlib
 import sys
 
-import numpy as np
-
-from keras_internimage import backends
+from keras_internimage import backends, commands, files
 
 PROGRAM = "internimage-predict"
-# Batches that are read while one is predicted.
-AHEAD = 2
+STDIN = "-"
+SUFFIXES = {"text": ".txt", "csv": ".csv", "json": ".json"}
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description="Names what is on images, by a model of internimage-train."
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    made = commands.parser(PROGRAM, "Names what is on images, by a finished model.")
+    made.add_argument(
+        "model",
+        metavar="MODEL",
+        help="folder of internimage-train, .keras file, or the name of a published checkpoint "
+        "(internimage-convert list)",
     )
-    parser.add_argument("model", metavar="MODEL", help=".keras file, or a folder with model.keras")
-    parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="image, or folder (all images below it)"
+    made.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="image, folder (all images below it), or - for an image on standard input",
     )
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes shown (default 5)")
-    parser.add_argument("--json", metavar="FILE", help="write JSON; - is standard output")
-    parser.add_argument("--labels", metavar="FILE", help="default: labels.json beside the model")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="default 16")
-    parser.add_argument(
+    made.add_argument("--top", type=int, default=5, metavar="K", help="classes shown (default 5)")
+    made.add_argument(
+        "--output", metavar="FILE", help="write there; the format by its suffix: .csv, .json, .txt"
+    )
+    made.add_argument(
+        "--format", choices=list(SUFFIXES), help="default: by --output's suffix, or text"
+    )
+    made.add_argument(
+        "--json", metavar="FILE", help="--format json --output FILE; - is standard output"
+    )
+    made.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="JSON, or one name a line (default: labels.json beside the model)",
+    )
+    made.add_argument("--batch-size", type=int, default=16, metavar="N", help="default 16")
+    made.add_argument(
         "--resolution", type=int, metavar="PIXELS", help="default: that of the labels or the model"
     )
-    parser.add_argument("--backend", choices=backends.BACKENDS, help="Keras' backend")
-    return parser
+    made.add_argument("--backend", choices=backends.BACKENDS, help="Keras' backend")
+    return made
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
-        backends.use(arguments.backend, argv)
         return _predict(arguments)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
@@ -60,173 +75,92 @@ def _predict(arguments):
         if value is not None and value < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} must be at least 1. Received: --{option} {value}")
-    if arguments.json not in (None, "-") and not pathlib.Path(arguments.json).parent.is_dir():
-        raise ValueError(f"The folder of --json must exist. Received: --json {arguments.json}")
-    files, missing = _files(arguments.images)
-    if not files and not missing:
+    format, output = _output(arguments)
+    if arguments.images.count(STDIN) > 1:
+        raise ValueError("Standard input holds one image. Received: - more than once")
+    backends.use(arguments.backend)
+    from keras_internimage import predictor
+
+    place = predictor.locate(arguments.model)
+    # From here on Keras is imported.
+    backends.hide_tensorflow()
+    labels = predictor.read_labels(arguments.labels)
+    found, bad = _images(arguments.images)
+    if not found and not bad:
         raise ValueError(f"There must be images. Received: {', '.join(arguments.images)} with none")
-    path = pathlib.Path(arguments.model)
-    path = path / "model.keras" if path.is_dir() else path
-    model = load_model(path)
-    names, size = _labels(arguments, path, model)
-    results, bad = [], list(missing)
-    for file, scores in _scores(model, files, size, arguments.batch_size, bad):
-        order = np.argsort(-scores, kind="stable")[: arguments.top]
-        results.append((file, [(names[i], float(scores[i])) for i in order]))
-    if arguments.json is None:
-        _print_table(results)
-    else:
-        _write(arguments.json, path, results, bad)
+    made = predictor.assemble(place, labels, arguments.resolution, _say)
+    from keras_internimage.progress import Progress
+
+    results = []
+    with Progress("Predicting", len(found)) as progress:
+        stdin = [io.BytesIO(sys.stdin.buffer.read()) if f == STDIN else None for f in found]
+        images = [file if data is None else data for file, data in zip(found, stdin, strict=True)]
+        stream = made.stream(images, arguments.batch_size)
+        for file, (_, scores, error) in zip(found, stream, strict=True):
+            if error is None:
+                results.append((file, made.best(scores, arguments.top)))
+            else:
+                bad.append((file, _reason(file, error)))
+            progress.advance()
+    if format != "text" or results:
+        _write(output, {"text": _table, "csv": _csv, "json": _json}[format](results, bad, place))
     for file, reason in bad:
         print(f"{PROGRAM}: {_shown(file)}: {reason}", file=sys.stderr)
     return 1 if bad else 0
 
 
-def load_model(path):
-    """A classifier from a `.keras` file, not compiled.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is none of a classifier of images.
-    """
-    import keras
-
-    if not path.exists():
-        raise FileNotFoundError(
-            f"MODEL must be a .keras file. Received: {path}, which is not there"
-        )
-    if path.suffix != ".keras":
-        raise ValueError(
-            "MODEL must be a .keras file (internimage-convert makes one of a checkpoint). "
-            f"Received: {path}"
-        )
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # zip, JSON, HDF5 and Keras itself: a damaged file fails in each
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"MODEL must be a .keras file that Keras loads. Received: {path} ({reason})"
-        ) from error
-    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    if not all(isinstance(shape, tuple) for shape in shapes) or (
-        len(shapes[0]) != 4 or shapes[0][-1] != 3 or len(shapes[1]) != 2
-    ):
-        raise ValueError(
-            "MODEL must take images (N, H, W, 3) and give one score for each class. "
-            f"Received: {path}, from {shapes[0]} to {shapes[1]}"
-        )
-    return model
+def _say(remark):
+    print(f"{PROGRAM}: {remark}", file=sys.stderr)
 
 
-def probabilities(model, images):
-    """float32 probabilities `(N, classes)` of normalised images; logits are softmaxed."""
-    import keras
+def _output(arguments):
+    """The format, and the file or None for standard output."""
+    option, output, format = "--output", arguments.output, arguments.format
+    if arguments.json is not None:
+        if output is not None or format is not None:
+            raise ValueError("--json must be given without --output and --format")
+        option, output, format = "--json", arguments.json, "json"
+    if output in (None, "-"):
+        return format or "text", None
+    path = pathlib.Path(output)
+    if format is None:
+        known = {suffix: name for name, suffix in SUFFIXES.items()}
+        if path.suffix.lower() not in known:
+            raise ValueError(
+                f"--output must end in {', '.join(known)}, or --format says what to write. "
+                f"Received: --output {output}"
+            )
+        format = known[path.suffix.lower()]
+    if not path.parent.is_dir():
+        raise ValueError(f"The folder of {option} must exist. Received: {option} {output}")
+    # Replacing the named file is what an output option is for; but not a photograph's, by a slip.
+    files.check_file(path, (SUFFIXES[format],))
+    return format, path
 
-    scores = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(images)), "float32")
-    activation = getattr(model.layers[-1], "activation", None)
-    if activation is keras.activations.linear:
-        scores = np.exp(scores - scores.max(-1, keepdims=True))
-        scores /= scores.sum(-1, keepdims=True)
-    return scores
 
-
-def _files(given):
+def _images(given):
     from keras_internimage.data.folders import images_below
 
-    files, missing = [], []
+    found, missing = [], []
     for name in given:
         path = pathlib.Path(name)
-        if path.is_dir():
-            files += images_below(path)
+        if name == STDIN:
+            found.append(name)
+        elif path.is_dir():
+            found += images_below(path)
         elif path.exists():
-            files.append(path)
+            found.append(path)
         else:
-            missing.append((path, "is not there"))
-    return files, missing
+            missing.append((path, "no such file"))
+    return found, missing
 
 
-def _labels(arguments, path, model):
-    from keras_internimage.data import labels
-
-    classes = model.output_shape[-1]
-    file = pathlib.Path(arguments.labels) if arguments.labels else path.with_name(labels.FILE)
-    known = labels.read(file)
-    if known is None and arguments.labels:
-        raise ValueError(f"--labels must be a file. Received: --labels {file}")
-    if known is not None and len(known.classes) != classes:
-        raise ValueError(
-            f"The labels must be as many as the model has classes, {classes}. "
-            f"Received: {len(known.classes)} in {file}"
-        )
-    names = known.classes if known else _names(classes)
-    height, width = model.input_shape[1:3]
-    size = arguments.resolution or height or (known and known.resolution) or 224
-    for side in (height, width):
-        if side not in (None, size):
-            raise ValueError(
-                f"The model takes images of {height} x {width} pixels. Received: --resolution "
-                f"{size}" if arguments.resolution else
-                f"The model must take square images. Received: {height} x {width} pixels"
-            )  # fmt: skip
-    return names, size
-
-
-def _names(classes):
-    from keras_internimage.preprocessing import IMAGENET_CLASSES, decode_predictions
-
-    if classes == IMAGENET_CLASSES:
-        ranks = np.arange(classes, 0, -1, "float32")[None]
-        try:
-            return tuple(name for _, name, _ in decode_predictions(ranks, top=classes)[0])
-        except RuntimeError as error:
-            print(f"{PROGRAM}: classes are shown as numbers. {error}", file=sys.stderr)
-    return tuple(str(index) for index in range(classes))
-
-
-def _scores(model, files, size, batch_size, bad):
-    """`(file, probabilities)` of each readable file; what is not goes into `bad`."""
-    from keras_internimage.progress import Progress
-
-    batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
-    with (
-        concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
-        Progress("Predicting", len(files)) as progress,
-    ):
-        waiting = collections.deque(_submit(pool, batch, size) for batch in batches[:AHEAD])
-        for number in range(len(batches)):
-            batch = waiting.popleft()
-            if number + AHEAD < len(batches):
-                waiting.append(_submit(pool, batches[number + AHEAD], size))
-            images, readable = [], []
-            for file, future in batch:
-                image, reason = future.result()
-                if image is None:
-                    bad.append((file, reason))
-                else:
-                    images.append(image)
-                    readable.append(file)
-            if images:
-                # One shape for all batches: XLA compiles one program.
-                filled = images + [images[-1]] * (min(batch_size, len(files)) - len(images))
-                scores = probabilities(model, np.stack(filled))
-                yield from zip(readable, scores, strict=False)
-            progress.advance(len(batch))
-
-
-def _submit(pool, batch, size):
-    return [(file, pool.submit(_read, file, size)) for file in batch]
-
-
-def _read(file, size):
+def _reason(file, error):
     from keras_internimage.data.check import explain
-    from keras_internimage.preprocessing import load_image
 
-    try:
-        return load_image(file, size, exif_orientation=True), None
-    except FileNotFoundError:
-        return None, "is not there"
-    except ValueError as error:
-        return None, explain(file, error)
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return "is not an image that can be read" if file == STDIN else explain(file, error)
 
 
 def _shown(file):
@@ -235,19 +169,38 @@ def _shown(file):
     return printable(str(file))
 
 
-def _print_table(results):
-    if not results:
+def _write(path, text):
+    if path is None:
+        print(text, end="")
         return
-    width = max(len(_shown(file)) for file, _ in results)
+    with files.atomic_write(path) as unfinished:
+        pathlib.Path(unfinished).write_text(text, "utf-8", newline="")
+
+
+def _table(results, bad, place):
+    width = max((len(_shown(file)) for file, _ in results), default=0)
+    lines = []
     for file, best in results:
         for rank, (name, score) in enumerate(best):
             head = _shown(file) if rank == 0 else ""
-            print(f"{head:{width}}  {score:6.1%}  {name}")
+            lines.append(f"{head:{width}}  {score:6.1%}  {name}\n")
+    return "".join(lines)
 
 
-def _write(target, model, results, bad):
+def _csv(results, bad, place):
+    """A row for each image and class; the images that cannot be read are on standard error."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "rank", "label", "probability"))
+    for file, best in results:
+        for rank, (name, score) in enumerate(best, start=1):
+            writer.writerow((_shown(file), rank, name, f"{score:.6f}"))
+    return text.getvalue()
+
+
+def _json(results, bad, place):
     content = {
-        "model": str(model),
+        "model": str(place) if isinstance(place, pathlib.Path) else place.name,
         "predictions": [
             {
                 "file": _shown(file),
@@ -259,13 +212,7 @@ def _write(target, model, results, bad):
         ],
         "failed": [{"file": _shown(file), "reason": reason} for file, reason in bad],
     }
-    if target == "-":
-        json.dump(content, sys.stdout, ensure_ascii=False, indent=1)
-        print()
-        return
-    from keras_internimage.data.labels import write_json
-
-    write_json(pathlib.Path(target), content)
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
 if __name__ == "__main__":

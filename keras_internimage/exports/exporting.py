@@ -10,6 +10,7 @@ import time
 import keras
 import numpy as np
 
+from keras_internimage import files
 from keras_internimage.exports import formats, model_transforms, subprocess_writer
 from keras_internimage.exports import verify as verification
 
@@ -62,7 +63,8 @@ def export(
         model: a Keras model with one input, images `(N, H, W, 3)`, and any outputs. Layers that
             are not Keras' or this package's need `keras.saving.register_keras_serializable`
             where another backend writes.
-        path: the file, or folder of a SavedModel, replaced if it exists.
+        path: the file, or folder of a SavedModel. An exported file of that name is replaced; a
+            folder only if this function wrote it and nothing was added to it.
         format: None for what the suffix of `path` tells.
         precision: of the weights; see the table. `int8` without `calibration` quantises weights
             only, and activations while it runs. `bfloat16` computes in it as well, but for
@@ -149,6 +151,7 @@ def find_target(path, format, precision, native, calibrated, verify):
         raise ValueError(
             f"`path` must lie in a folder that exists and can be written to. Received: path={path}"
         )
+    _check_target(path, native)
     lacking = formats.missing(target, verify, calibrated)
     if lacking:
         raise ImportError(
@@ -156,6 +159,30 @@ def find_target(path, format, precision, native, calibrated, verify):
             + " ".join(f'"{package}"' for package in lacking)
         )
     return target
+
+
+def _check_target(path, native):
+    """Raises where writing would take the place of what is no exported file.
+
+    The file that is named, with the format's suffix, is replaced: that is what a path to write to
+    means. What is not named is replaced only where it belongs to that file; a folder only where
+    this package wrote all that is in it.
+    """
+    if path.name in ("", ".."):
+        raise ValueError(f"`path` must have a name of its own. Received: path={str(path)!r}")
+    if not path.suffix:
+        files.check_folder(path)
+        return
+    files.check_file(path)
+    if native:
+        files.check_folder(formats.libraries(path))
+    for beside in formats.beside(path):
+        files.check_file(beside)
+        if beside.exists() and not path.exists():
+            raise ValueError(
+                f"`path` must be one whose {beside.name} may be written as well; that file exists, "
+                f"and belongs to no {path.name}. Received: path={path}"
+            )
 
 
 def _check(model, input_shape, batch_size):
@@ -214,20 +241,25 @@ def _check_sizes(model, target, precision, batch_size, calibration, labels):
 def size_of(path):
     """Bytes of a file or folder, with what belongs to it: large weights, libraries."""
     path = pathlib.Path(path)
-    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
-    beside.append(path.with_name(f"{path.name}.data"))
-    found = [path, *path.rglob("*"), *beside, *formats.libraries(path).rglob("*")]
+    found = [path, *path.rglob("*"), *formats.beside(path), *formats.libraries(path).rglob("*")]
     return sum(file.stat().st_size for file in set(found) if file.is_file())
 
 
 def _replace(temporary, path):
-    """Puts what was written in its place, all of it."""
-    for source in temporary.parent.iterdir():
+    """Puts what was written in its place: the file or folder, and what belongs to it."""
+    for source in sorted(temporary.parent.iterdir()):
         goal = path.parent / source.name
-        if goal.is_dir():
-            old = temporary.parent / f"{source.name}.old"
-            os.replace(goal, old)
+        if source.is_dir():
+            files.write_manifest(source)
+            files.check_folder(goal)  # once more: it may have changed meanwhile
+        if not goal.is_dir():
             os.replace(source, goal)
-            shutil.rmtree(old)
-        else:
+            continue
+        old = temporary.parent / f"{source.name}.old"
+        os.replace(goal, old)
+        try:
             os.replace(source, goal)
+        except BaseException:
+            os.replace(old, goal)
+            raise
+        shutil.rmtree(old)

@@ -1,14 +1,13 @@
-"""The file formats: what each is called, who writes it, who runs it, how exact it is."""
+"""The file formats: what each is called, who writes it, who runs it, how exact it is.
+
+The command line reads this table before Keras is imported, so Keras is imported inside functions.
+"""
 
 import collections.abc
 import dataclasses
 import importlib.util
 import pathlib
 import shutil
-
-import keras
-
-from keras_internimage.ops import dispatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +177,13 @@ def libraries(path):
     return path.with_name(f"{path.name}.libraries") if path.suffix else path / "assets.extra"
 
 
+def beside(path):
+    """Files that belong to an exported file, where it has them: large weights."""
+    path = pathlib.Path(path)
+    weights = {".xml": path.with_suffix(".bin"), ".onnx": path.with_name(f"{path.name}.data")}
+    return [weights[path.suffix]] if path.suffix in weights else []
+
+
 def copy_libraries(path, backend):
     """Puts the native operator's libraries for `backend` where `libraries` says."""
     from keras_internimage.custom_ops import build
@@ -191,6 +197,10 @@ def copy_libraries(path, backend):
 
 def load_libraries(path, backend, load):
     """Calls `load` with the operator's library of an exported file, if there is one."""
+    import keras
+
+    from keras_internimage.ops import dispatch
+
     # One library can be loaded once, which the current backend may have done.
     if not (keras.backend.backend() == backend and dispatch.runs("native")):
         for library in libraries(path).glob("dcnv3_*"):
@@ -206,6 +216,8 @@ def output_names(model):
 
 def outputs(model, images):
     """The model's outputs, flattened; what has half precision in float32."""
+    import keras
+
     found = keras.tree.flatten(model(images, training=False))
     half = ("float16", "bfloat16")
     return [

@@ -42,6 +42,10 @@ def write(model, path, options, backend):
 def main(folder, path):
     import keras
 
+    # Registers what a model of this package consists of; `import keras_internimage` does not do so
+    # where one of its modules is the program.
+    import keras_internimage.layers
+    import keras_internimage.models  # noqa: F401
     from keras_internimage.exports import formats
 
     folder = pathlib.Path(folder)

@@ -18,6 +18,7 @@ import photographs
 import pytest
 from commands.command import NETWORK, QUICK, main
 
+from keras_internimage import predictor
 from keras_internimage.commands import predict
 from keras_internimage.commands.train import device
 from keras_internimage.commands.train.callbacks import StopOnSignal, Stopped
@@ -130,8 +131,8 @@ def check_model(data, folder, capsys):
     assert len(files) == 8
     images = [load_image(data / row["file"], 32) for row in files]
     labels = [["china", "flower"].index(row["class"]) for row in files]
-    model = predict.load_model(folder / "model.keras")
-    scores = predict.probabilities(model, np.stack(images))
+    model = predictor.load_model(folder / "model.keras")
+    scores = predictor.probabilities(model, np.stack(images))
     accuracy = (scores.argmax(-1) == labels).mean()
     np.testing.assert_allclose(accuracy, float(best["val_accuracy"]), atol=1e-6)
     smooth = 0.9 * np.eye(2)[labels] + 0.05
@@ -334,13 +335,13 @@ class TestOneRun:
         ("arguments", "message"),
         [
             (["{out}", "{data}", "--top", "0"], "--top must be at least 1. Received: --top 0"),
-            (["{out}/none.keras", "{data}"], "MODEL must be a .keras file. Received: "),
+            (["{out}/none.keras", "{data}"], "none.keras, no such file"),
             (["{out}/run.json", "{data}"], "MODEL must be a .keras file (internimage-convert"),
             (["{root}/no.keras", "{data}"], "MODEL must be a .keras file that Keras loads"),
             (["{out}", "{root}/nothing"], "There must be images"),
             (["{out}", "{data}", "--resolution", "64"], "takes images of 32 x 32 pixels"),
             (["{out}", "{data}", "--labels", "{root}/labels"], "as many as the model has classes"),
-            (["{out}", "{data}", "--labels", "{root}/x"], "--labels must be a file"),
+            (["{out}", "{data}", "--labels", "{root}/x"], "The labels must be a file"),
             (["{out}", "{data}", "--json", "{root}/x/y"], "The folder of --json must exist"),
         ],
     )

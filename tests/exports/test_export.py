@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from keras_internimage import InternImage, InternImageBackbone, export, preprocess_input
-from keras_internimage.exports import formats
+from keras_internimage.exports import benchmark, formats
 from keras_internimage.ops import dispatch
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
@@ -177,7 +177,7 @@ def test_a_program_becomes_a_library(tmp_path):
 def test_benchmark(tmp_path, capsys):
     """It takes from the file what the file knows, also that its images are uint8."""
     export(classifier(), tmp_path / "model.onnx", include_preprocessing=True)
-    found = export.benchmark(tmp_path / "model.onnx", batch_size=2, rounds=3, threads=1)
+    found = benchmark(tmp_path / "model.onnx", batch_size=2, rounds=3, threads=1)
     assert found["milliseconds"] > 0
     assert found["megabytes"] == pytest.approx((tmp_path / "model.onnx").stat().st_size / 1e6)
     assert "2 of 64x64 pixels" in capsys.readouterr().out

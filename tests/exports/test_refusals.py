@@ -1,10 +1,12 @@
 """What `export` refuses, and that nothing is left behind then."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
 
-from keras_internimage import InternImage, export
+from keras_internimage import InternImage, export, predictor
 from keras_internimage.commands import export as command
 from keras_internimage.exports import exporting, formats
 
@@ -95,6 +97,79 @@ def test_a_file_that_differs_is_not_kept(tmp_path, model, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+KEPT = {"myphotos/a.jpg": "a", "photos.v2": "b", "model.bin": "c", "model.onnx.data": "d"}
+LOSING = [
+    ("myphotos", {}, "which holds a.jpg"),
+    ("model.pt2", {"native": True}, "which holds mine.txt"),
+    ("model.xml", {}, "model.bin"),
+    ("model.onnx", {}, "model.onnx.data"),
+    ("folder.onnx", {}, "must be a file"),
+    ("file", {}, "which is a file"),
+    (".", {}, "must have a name"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), LOSING)
+def test_nothing_of_others_is_replaced(tmp_path, model, monkeypatch, name, options, message):
+    kept = [*KEPT, "folder.onnx/b", "model.pt2.libraries/mine.txt", "file"]
+    for file in kept:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(file)
+    monkeypatch.setattr(exporting.subprocess_writer, "write", None)  # nothing is begun
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        export(model, name, **options)
+    assert all((tmp_path / file).read_text() == file for file in kept)
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == len(kept)
+
+
+class TestReplacing:
+    """`_replace`, with what a writer leaves."""
+
+    @pytest.fixture
+    def written(self, tmp_path):
+        def write(path, content):
+            folder = tmp_path / "temporary"
+            (folder / path.name / "assets.extra").mkdir(parents=True)
+            (folder / path.name / "saved_model.pb").write_text(content)
+            (folder / path.name / "assets.extra" / "labels.txt").write_text(content)
+            return folder / path.name
+
+        return write
+
+    def test_a_folder_written_here_is_replaced(self, tmp_path, written):
+        path = tmp_path / "model"
+        path.mkdir()  # an empty one may be taken
+        for content in ("old", "new"):
+            temporary = written(path, content)
+            exporting._replace(temporary, path)
+            assert not list(temporary.parent.iterdir())
+            assert (path / "saved_model.pb").read_text() == content
+            temporary.parent.rmdir()
+        (path / "assets.extra" / "notes.txt").write_text("mine")
+        with pytest.raises(ValueError, match="which holds assets.extra/notes.txt"):
+            exporting._replace(written(path, "newest"), path)
+        assert (path / "saved_model.pb").read_text() == "new"
+        assert (path / "assets.extra" / "notes.txt").read_text() == "mine"
+
+    def test_the_old_one_comes_back(self, tmp_path, written, monkeypatch):
+        path, moves = tmp_path / "model", []
+        exporting._replace(written(path, "old"), path)
+        (tmp_path / "temporary").rmdir()
+        temporary, real = written(path, "new"), os.replace
+
+        def second_fails(source, goal):
+            moves.append(goal)
+            if len(moves) == 2:
+                raise OSError("full")
+            real(source, goal)
+
+        monkeypatch.setattr(exporting.os, "replace", second_fails)
+        with pytest.raises(OSError, match="full"):
+            exporting._replace(temporary, path)
+        assert (path / "saved_model.pb").read_text() == "old"
+
+
 def test_the_command(tmp_path, model, capsys):
     model.save(tmp_path / "model.keras")
     arguments = [str(tmp_path / "model.keras"), str(tmp_path / "model.onnx")]
@@ -113,13 +188,14 @@ def test_the_command(tmp_path, model, capsys):
         (["model.onnx", "--precision", "int3"], "`precision` must be"),
         (["model.onnx", "--labels", "none.txt"], "none.txt"),
         (["model.onnx", "--native"], "`native=True` needs"),
+        (["model.onnx", "--labels", "a", "--no-labels"], "must not be given together"),
     ],
 )
 def test_the_command_refuses_before_it_downloads(tmp_path, monkeypatch, capsys, arguments, message):
     def download(*_):
         raise AssertionError("downloaded")
 
-    monkeypatch.setattr(command, "_load", download)
+    monkeypatch.setattr(predictor, "build_published", download)
     monkeypatch.chdir(tmp_path)
     assert command.main(["internimage_t_1k_224", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -8,22 +8,7 @@ import sys
 import keras
 
 from keras_internimage.commands.train import disk, output
-
-
-class Stopped(Exception):
-    """The user, or the system, asked the training to stop.
-
-    Attributes:
-        signal: number of the signal.
-    """
-
-    def __init__(self, number):
-        super().__init__(number)
-        self.signal = number
-
-
-class Diverged(RuntimeError):
-    """The loss is not finite any more."""
+from keras_internimage.commands.train.stopping import Diverged, Stopped
 
 
 class StopOnSignal(keras.callbacks.Callback):

@@ -12,7 +12,7 @@ import pathlib
 import shlex
 import sys
 
-from keras_internimage import backends
+from keras_internimage import backends, commands
 
 PROGRAM = "internimage-train"
 # Settings that may be given when a finished training is extended.
@@ -25,15 +25,13 @@ last.keras and best.keras to resume from.
 """
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     """The command's options. All are None where not given."""
     from keras_internimage.commands.train import settings
     from keras_internimage.variants import VARIANTS
 
-    made = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Fine-tunes an InternImage on a folder of images by class.",
-        epilog=_EPILOG,
+    made = commands.parser(
+        PROGRAM, "Fine-tunes an InternImage on a folder of images by class.", epilog=_EPILOG
     )
     made.add_argument("data", metavar="DATA_DIR", help="folder of images by class")
     made.add_argument("--output", metavar="DIR", help="default: DATA_DIR's name and -internimage")
@@ -102,17 +100,17 @@ def parser():
     return made
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     options = parser().parse_args(argv)
     from keras_internimage.commands.train import checks, disk
-    from keras_internimage.commands.train.callbacks import Diverged, Stopped
+    from keras_internimage.commands.train.stopping import Diverged, Stopped
 
     folder = pathlib.Path(options.output) if options.output else _default_output(options.data)
     try:
         checks.ranges(options)
         with disk.naming(folder):
-            return _main(options, argv, folder)
+            return _main(options, folder)
     except disk.DiskFull as error:
         print(f"{PROGRAM}: error: {error}.{_how_to_resume(options, folder)}", file=sys.stderr)
         return 2
@@ -125,7 +123,7 @@ def main(argv=None):
         return 128 + number
 
 
-def _main(options, argv, folder):
+def _main(options, folder):
     from keras_internimage.commands.train import checks, output
 
     state = output.state(folder)
@@ -151,9 +149,10 @@ def _main(options, argv, folder):
         )
     if options.resume:
         kept = output.read_settings(folder)
-        backends.use(options.backend or kept["settings"]["backend"], argv)
+        backends.use(options.backend or kept["settings"]["backend"])
     else:
-        backends.use(options.backend, argv)
+        backends.use(options.backend)
+    backends.hide_tensorflow()
     for module in ("tensorboardX", "jinja2", "matplotlib"):
         if importlib.util.find_spec(module) is None:
             raise ImportError(

@@ -293,7 +293,7 @@ class Run:
 
     def scores(self, model):
         """Positions of the validation images that can be read, and their probabilities."""
-        from keras_internimage.commands.predict import probabilities
+        from keras_internimage.predictor import probabilities
         from keras_internimage.progress import Progress
 
         found = {}

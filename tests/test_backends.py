@@ -1,0 +1,116 @@
+"""Which programs are the package's own commands, and how they choose Keras' backend."""
+
+import configparser
+import logging
+import os
+import pathlib
+import sys
+
+import keras
+import pytest
+
+from keras_internimage import backends
+
+pytestmark = pytest.mark.any_backend
+
+
+@pytest.fixture
+def own_command(monkeypatch):
+    """Asks as at the start of a process with this command line."""
+
+    def ask(argv, orig_argv=("python",)):
+        monkeypatch.setattr(sys, "argv", list(argv))
+        monkeypatch.setattr(sys, "orig_argv", list(orig_argv))
+        return backends.is_own_command.__wrapped__()
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/usr/bin/internimage-train", "internimage-predict", "internimage-export.exe"]
+    + ["C/internimage-convert-script.py"],
+)
+def test_the_scripts_are_own_commands(own_command, name):
+    assert own_command([name, "x"])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [["-m", "keras_internimage"], ["-X", "importtime", "-m", "keras_internimage.commands.export"]]
+    + [["-mkeras_internimage"], ["-Im", "keras_internimage.weights_convert"]],
+)
+def test_modules_of_the_package_are_own_commands(own_command, before):
+    assert own_command(["-m", "a", "-m", "b"], ["python", *before, "a", "-m", "b"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "orig_argv"),
+    [
+        (["train.py", "internimage-train"], ["python", "train.py", "internimage-train"]),
+        (["/site/pytest/__main__.py"], ["python", "-m", "pytest"]),
+        (["-m"], ["python", "-m", "keras_internimage_tools"]),
+        (["-m", "keras_internimage"], ["python", "-m", "other", "keras_internimage"]),
+        (["internimage-train.py"], ["python", "internimage-train.py"]),
+        (["internimage-other"], ["python", "internimage-other"]),
+        (["-c"], ["python", "-c", "import keras_internimage"]),
+        ([""], ["python"]),
+        ([], []),
+    ],
+)
+def test_other_programs_are_not(own_command, argv, orig_argv):
+    assert not own_command(argv, orig_argv)
+
+
+def test_the_commands_are_those_that_are_installed():
+    config = configparser.ConfigParser()
+    config.read(pathlib.Path(__file__).parents[1] / "setup.cfg", "utf-8")
+    lines = config["options.entry_points"]["console_scripts"].split("\n")
+    assert sorted(line.partition("=")[0].strip() for line in lines if line) == sorted(
+        backends.COMMANDS
+    )
+
+
+def test_use(monkeypatch):
+    current = keras.config.backend()
+    monkeypatch.setenv(backends.VARIABLE, current)
+    backends.use(None)
+    backends.use(current)
+    other = "jax" if current != "jax" else "torch"
+    with pytest.raises(ValueError, match=f"runs on, {current} .* Received: --backend {other}"):
+        backends.use(other)
+    assert os.environ[backends.VARIABLE] == current
+    # Before Keras is imported, it is chosen.
+    monkeypatch.delitem(sys.modules, "keras")
+    backends.use(other)
+    assert os.environ[backends.VARIABLE] == other == backends.chosen()
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"must be installed .*keras-internimage\[jax\]"):
+        backends.use("jax")
+
+
+def test_quiet_keeps_what_the_user_set(monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    logger = logging.getLogger("absl")
+    level = logger.level
+    try:
+        logger.setLevel(logging.DEBUG)
+        backends.quiet()
+        assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.setLevel(level)
+
+
+def test_tensorflow_is_not_hidden_from_other_programs(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    backends.hide_tensorflow()
+    assert "tensorflow" not in sys.modules
+    monkeypatch.setattr(backends, "is_own_command", lambda: True)
+    monkeypatch.setattr(backends, "chosen", lambda: "torch")
+    backends.hide_tensorflow()
+    assert sys.modules["tensorflow"] is None
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(backends, "chosen", lambda: "tensorflow")
+    backends.hide_tensorflow()
+    assert "tensorflow" not in sys.modules
