@@ -2,13 +2,13 @@
 
 import sys
 
-from keras_internimage import commands
+from keras_internimage import command_line
 
 from . import build, cache, toolchain
 
 
 def _parser():
-    made = commands.parser(toolchain.COMMAND, "The native kernels of DCNv3.")
+    made = command_line.parser(toolchain.COMMAND, "The native kernels of DCNv3.")
     subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     add = subcommands.add_parser("build", help="build them now, also where that failed before")

@@ -4,7 +4,8 @@ import importlib.metadata
 import platform
 import sys
 
-from keras_internimage import backends, commands
+from keras_internimage import backends
+from keras_internimage.command_line import columns, parser
 
 # Import name -> distributions that provide it, the first installed one is shown.
 FRAMEWORKS = {
@@ -37,15 +38,6 @@ def devices(backend: str) -> list[str]:
     if torch.backends.mps.is_available():
         found.append("mps")
     return found or ["cpu"]
-
-
-def columns(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows of strings as lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 def report() -> list[str]:
@@ -81,12 +73,12 @@ def report() -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = commands.parser(
+    made = parser(
         "python -m keras_internimage",
         "Prints versions, Keras' backend, devices, and which implementations of DCNv3 run here. "
         "KERAS_BACKEND=tensorflow, jax or torch chooses the backend.",
     )
-    parser.parse_args(arguments)
+    made.parse_args(arguments)
     backends.hide_tensorflow()
     print("\n".join(report()))
     return 0

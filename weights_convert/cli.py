@@ -9,14 +9,14 @@ import os
 import shutil
 import sys
 
-from keras_internimage import backends, commands, files
+from keras_internimage import backends, command_line, files
 
 _DESCRIPTION = "Official InternImage weights <-> Keras files."
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    made = commands.parser("internimage-convert", _DESCRIPTION)
+    made = command_line.parser("internimage-convert", _DESCRIPTION)
     subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     add = subcommands.add_parser("inspect", help="say what a file holds")

@@ -7,7 +7,7 @@ import argparse
 import pathlib
 import sys
 
-from keras_internimage import backends, commands
+from keras_internimage import backends, command_line
 
 PROGRAM = "internimage-export"
 
@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     from keras_internimage.exports.formats import FORMATS
 
-    made = commands.parser(PROGRAM, "A Keras model as a file for other programs.")
+    made = command_line.parser(PROGRAM, "A Keras model as a file for other programs.")
     made.add_argument(
         "model",
         metavar="MODEL",

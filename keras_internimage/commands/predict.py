@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 
-from keras_internimage import backends, commands, files
+from keras_internimage import backends, command_line, files
 
 PROGRAM = "internimage-predict"
 STDIN = "-"
@@ -20,7 +20,7 @@ SUFFIXES = {"text": ".txt", "csv": ".csv", "json": ".json"}
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    made = commands.parser(PROGRAM, "Names what is on images, by a finished model.")
+    made = command_line.parser(PROGRAM, "Names what is on images, by a finished model.")
     made.add_argument(
         "model",
         metavar="MODEL",

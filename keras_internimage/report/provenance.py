@@ -69,11 +69,11 @@ def versions() -> dict[str, str]:
     """Versions of this package, Keras, the framework of Keras' backend, and Python."""
     import keras
 
-    import keras_internimage
+    from keras_internimage import __version__
 
     backend = keras.config.backend()
     return {
-        "keras_internimage": keras_internimage.__version__,
+        "keras_internimage": __version__,
         "Keras": keras.__version__,
         _FRAMEWORKS.get(backend, backend): importlib.import_module(backend).__version__,
         "Python": platform.python_version(),

@@ -66,10 +66,11 @@ def new_training(options, folder):
         ValueError: options do not fit each other, or name what does not exist.
         DiskFull: there is no room for the training's files.
     """
-    from keras_internimage.models import arguments, network
+    from keras_internimage.models import arguments
+    from keras_internimage.models.config import InternImageConfig
 
     variant, channels, depths, groups = settings.of_network(options)
-    network.check_stages(channels, depths, groups, None, None)
+    InternImageConfig(channels, depths, groups)  # which checks them
     if options.resolution is not None:
         shape = (options.resolution, options.resolution, 3)
         clip_head = variant != settings.CUSTOM and VARIANTS[variant].config().get(

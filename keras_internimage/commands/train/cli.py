@@ -12,7 +12,7 @@ import pathlib
 import shlex
 import sys
 
-from keras_internimage import backends, commands
+from keras_internimage import backends, command_line
 
 PROGRAM = "internimage-train"
 # Settings that may be given when a finished training is extended.
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     from keras_internimage.commands.train import settings
     from keras_internimage.variants import VARIANTS
 
-    made = commands.parser(
+    made = command_line.parser(
         PROGRAM, "Fine-tunes an InternImage on a folder of images by class.", epilog=_EPILOG
     )
     made.add_argument("data", metavar="DATA_DIR", help="folder of images by class")
@@ -284,7 +284,7 @@ def _how_to_resume(options, folder):
 
 
 def _print_table(rows):
-    from keras_internimage.__main__ import columns
+    from keras_internimage.command_line import columns
 
     print("\n".join(columns(rows)))
 

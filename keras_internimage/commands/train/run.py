@@ -7,8 +7,7 @@ import random
 import keras
 import numpy as np
 
-import keras_internimage
-from keras_internimage import training
+from keras_internimage import __version__, models, training
 from keras_internimage.checkpoints.errors import DownloadError
 from keras_internimage.commands.train import callbacks, disk, output
 from keras_internimage.commands.train.epoch_timer import EpochTimer
@@ -35,8 +34,8 @@ def build_model(settings, classes, weights):
     }
     try:
         if settings.variant == CUSTOM:
-            return keras_internimage.InternImage(**settings.network(), **arguments)
-        function = getattr(keras_internimage, f"InternImage{settings.variant}")
+            return models.InternImage(**settings.network(), **arguments)
+        function = getattr(models, f"InternImage{settings.variant}")
         return function(**arguments)
     except DownloadError as error:
         raise ValueError(
@@ -169,7 +168,7 @@ class Run:
         self.record |= more
         content = {
             **self.record,
-            "keras_internimage": keras_internimage.__version__,
+            "keras_internimage": __version__,
             "settings": dataclasses.asdict(self.settings),
         }
         with disk.naming(self.folder / output.SETTINGS):
