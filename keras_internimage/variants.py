@@ -8,11 +8,14 @@ leaves out (norms, layer scale, offset scale, resolutions): the official checkpo
 
 import dataclasses
 import math
+from typing import Any
 
 STAGES = 4
 
 
-def stack(channels, group_channels, depth1, depth3, depth4=None):
+def stack(
+    channels: int, group_channels: int, depth1: int, depth3: int, depth4: int | None = None
+) -> dict[str, Any]:
     """Widths, groups and depths of the four stages by the paper's stacking rules.
 
     ```
@@ -59,7 +62,15 @@ def stack(channels, group_channels, depth1, depth3, depth4=None):
     }
 
 
-def scale(phi, channels=64, group_channels=16, depth1=4, depth3=18, alpha=1.09, beta=1.36):
+def scale(
+    phi: float,
+    channels: int = 64,
+    group_channels: int = 16,
+    depth1: int = 4,
+    depth3: int = 18,
+    alpha: float = 1.09,
+    beta: float = 1.36,
+) -> dict[str, int]:
     """The four numbers of a variant scaled up by the paper's compound factor.
 
     ```
@@ -131,7 +142,7 @@ class Variant:
     post_norm_period: int = 0
     use_clip_projector: bool = False
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """Arguments for `InternImage`, by the names of the official constructor."""
         stages = stack(self.c1, self.group_channels, self.depth1, self.depth3, self.depth4)
         period = self.post_norm_period
@@ -153,9 +164,9 @@ class Variant:
         }
 
 
-_SCALED = {"post_norm": True, "layer_scale": 1e-5}
-_LARGE = {**_SCALED, "offset_scale": 2.0}
-_GIANT = {
+_SCALED: dict[str, Any] = {"post_norm": True, "layer_scale": 1e-5}
+_LARGE: dict[str, Any] = {**_SCALED, "offset_scale": 2.0}
+_GIANT: dict[str, Any] = {
     "dw_kernel_size": 5,
     "center_feature_scale": True,
     "post_norm_period": 6,
