@@ -61,7 +61,7 @@ def _torch(target):
 def _official_tensors(file):
     """`(name, shape, dtype, read)` of the official tensors a Keras file's weights make up."""
     for variable, tensor in file.tensors.items():
-        entry = TABLE.entry(variable)
+        entry = TABLE.known_entry(variable)
         shapes = entry.layout.official_shapes(tensor.shape)
         for name, shape in zip(entry.official, shapes, strict=True):
             yield name, shape, "float32", _part_reader(variable, tensor, name)

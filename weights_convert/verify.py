@@ -26,9 +26,11 @@ def verify(
         another shape), and the sorted names that only the checkpoint has and that it lacks.
     """
     file, checkpoint = keras_files.read(path, TABLE), open_checkpoint(against, container)
-    differences, lacking, used = {}, [], set()
+    differences: Differences = {}
+    lacking: list[str] = []
+    used: set[str] = set()
     for variable, tensor in file.tensors.items():
-        official = TABLE.entry(variable).official
+        official = TABLE.known_entry(variable).official
         used.update(official)
         absent = [name for name in official if name not in checkpoint.tensors]
         if absent:

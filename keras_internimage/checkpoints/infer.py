@@ -58,7 +58,7 @@ def infer_config(shapes: Shapes, offset_scale: float | None = None) -> Guess:
             f"Received: {len(shapes)} tensors, {', '.join(list(shapes)[:4])}, ..."
         ) from error
     variant = _variant(config)
-    unseen = ()
+    unseen: tuple[str, ...] = ()
     if offset_scale is not None:
         config["offset_scale"] = float(offset_scale)
     elif variant is not None:

@@ -40,9 +40,9 @@ class KerasFile:
 
     def official_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the official tensors the weights are made of, by official name."""
-        shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for path, tensor in self.tensors.items():
-            entry = self.table.entry(path)
+            entry = self.table.known_entry(path)
             parts = entry.layout.official_shapes(tensor.shape)
             shapes.update(zip(entry.official, parts, strict=True))
         return shapes
@@ -111,7 +111,7 @@ def read(path: str | os.PathLike, table: RenameTable) -> KerasFile:
         )
     try:
         with _opened(path) as file:
-            found = {}
+            found: dict[str, tuple] = {}
             _walk(file, "", [], found, h5py)
     except CheckpointError:
         raise

@@ -58,7 +58,7 @@ class Checkpoint:
     @property
     def dtypes(self) -> dict[str, int]:
         """Number of stored values by type, most first."""
-        counts = {}
+        counts: dict[str, int] = {}
         for tensor in self.tensors.values():
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.size
         return dict(sorted(counts.items(), key=lambda item: -item[1]))

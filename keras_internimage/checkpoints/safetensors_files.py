@@ -95,7 +95,8 @@ def _tensor(path, data, size, row):
 
 def write(path: str | os.PathLike, tensors: Iterable[Written]) -> None:
     """Write tensors, an iterable of `(name, shape, dtype, read)`, one after the other."""
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     tensors = list(tensors)
     for name, shape, dtype, _ in tensors:
         end = offset + int(np.prod(shape, dtype=np.int64)) * DTYPES[dtype].itemsize

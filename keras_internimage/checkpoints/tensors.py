@@ -86,7 +86,7 @@ def read_range(
     out = np.empty(shape, dtype)
     with open(path, "rb") as file:
         file.seek(offset)
-        received = file.readinto(out.reshape(-1).view(np.uint8)) if out.size else 0
+        received = file.readinto(out.reshape(-1).view(np.uint8).data) if out.size else 0
     if received != out.nbytes:
         raise EOFError(f"{path} ends within a tensor: {received} of {out.nbytes} bytes")
     return out

@@ -261,7 +261,7 @@ def read_legacy(path: str | os.PathLike) -> object:
             "A .pth in the format before PyTorch 1.6 needs PyTorch: "
             f"pip install keras-internimage[convert]. Received: path={path}"
         ) from error
-    ignored = [(Ignored, name) for name in sorted(_IGNORED) if not name.startswith("torch.")]
+    ignored: list = [(Ignored, name) for name in sorted(_IGNORED) if not name.startswith("torch.")]
     try:
         with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -157,7 +157,7 @@ class RenameTable:
         Raises:
             ValueError: the table does not have the path.
         """
-        found = self._known(path)
+        found = self.known_entry(path)
         parts = found.layout.to_official(np.asarray(array))
         return {
             name: np.ascontiguousarray(part)
@@ -178,7 +178,7 @@ class RenameTable:
             ValueError: the table does not have the path.
             KeyError: a tensor is missing.
         """
-        found = self._known(path)
+        found = self.known_entry(path)
         parts = (official[name] for name in found.official)
         return np.ascontiguousarray(found.layout.to_keras(*parts))
 
@@ -198,9 +198,16 @@ class RenameTable:
     @property
     def classifier_names(self) -> tuple[str, ...]:
         """Official names of the classifier's tensors, its bias last."""
-        return tuple(name for path in self.classifier_paths for name in self._known(path).official)
+        return tuple(
+            name for path in self.classifier_paths for name in self.known_entry(path).official
+        )
 
-    def _known(self, path):
+    def known_entry(self, path: str) -> Entry:
+        """The entry of a path that the table must have.
+
+        Raises:
+            ValueError: it has not.
+        """
         found = self.entry(path)
         if found is None:
             raise ValueError(
