@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -30,20 +31,20 @@ class Options:
 
 
 def export(
-    model,
-    path,
-    format=None,
-    precision="float32",
-    input_shape=None,
-    batch_size=None,
-    verify=True,
-    native=False,
-    calibration=None,
-    include_preprocessing=False,
-    labels=None,
-    deform_conv=True,
-    verbose=True,
-):
+    model: keras.Model,
+    path: str | os.PathLike,
+    format: str | None = None,
+    precision: str = "float32",
+    input_shape: tuple | None = None,
+    batch_size: int | None = None,
+    verify: bool = True,
+    native: bool = False,
+    calibration: np.ndarray | None = None,
+    include_preprocessing: bool = False,
+    labels: Sequence[str] | None = None,
+    deform_conv: bool = True,
+    verbose: bool = True,
+) -> pathlib.Path:
     """Writes a model as a file for another program, runs it there, and compares.
 
     | `format` | `path` | unknown sizes | `precision` |
