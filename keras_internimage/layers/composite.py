@@ -1,4 +1,4 @@
-"""What every layer made of sub-layers shares: data types of its sub-layers, initial values, checks."""
+"""What every layer made of sub-layers shares: their data types, initial values, checks."""
 
 import contextlib
 import contextvars
