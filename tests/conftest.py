@@ -25,7 +25,12 @@ for variable in (
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 CACHE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".pytest_cache")
-os.environ.setdefault("KERAS_INTERNIMAGE_CACHE", os.path.join(CACHE, "kernels"))
+# Below the user's cache, so that a clean clone finds what was built: `custom_ops.cache` keys it by
+# the sources, the compiler and the framework's version.
+USERS = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+os.environ.setdefault(
+    "KERAS_INTERNIMAGE_CACHE", os.path.join(USERS, "keras_internimage", "tests", "kernels")
+)
 # Four fifths of the time of JAX's tests is compiling the same small programs again and again: that
 # is done once for all clones, and without XLA's costly passes.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

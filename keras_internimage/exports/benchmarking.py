@@ -1,5 +1,6 @@
 """Latency and size of an exported file."""
 
+import os
 import time
 
 import numpy as np
@@ -7,7 +8,13 @@ import numpy as np
 from keras_internimage.exports import exporting, formats
 
 
-def benchmark(path, input_shape=(224, 224, 3), batch_size=1, threads=None, rounds=20):
+def benchmark(
+    path: str | os.PathLike,
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    batch_size: int = 1,
+    threads: int | None = None,
+    rounds: int = 20,
+) -> dict[str, float]:
     """Runs an exported file in its own runtime, prints how long that takes, and returns it.
 
     Args:

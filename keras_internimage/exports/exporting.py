@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -31,20 +32,20 @@ class Options:
 
 
 def export(
-    model,
-    path,
-    format=None,
-    precision="float32",
-    input_shape=None,
-    batch_size=None,
-    verify=True,
-    native=False,
-    calibration=None,
-    include_preprocessing=False,
-    labels=None,
-    deform_conv=True,
-    verbose=True,
-):
+    model: keras.Model,
+    path: str | os.PathLike,
+    format: str | None = None,
+    precision: str = "float32",
+    input_shape: tuple | None = None,
+    batch_size: int | None = None,
+    verify: bool = True,
+    native: bool = False,
+    calibration: np.ndarray | None = None,
+    include_preprocessing: bool = False,
+    labels: Sequence[str] | None = None,
+    deform_conv: bool = True,
+    verbose: bool = True,
+) -> pathlib.Path:
     """Writes a model as a file for another program, runs it there, and compares.
 
     | `format` | `path` | unknown sizes | `precision` |
@@ -55,8 +56,13 @@ def export(
     | `"openvino"` | `*.xml` (and `*.bin`) | batch, image | `float32`, `float16` |
     | `"torch"` | `*.pt2` | batch, image | `float32`, `bfloat16` |
 
+    A model that computes in float16, bfloat16 or float64, by a data type policy such as
+    `mixed_float16`, is written as the float32 model of the same weights, which the file's outputs
+    are compared with, and its images are float32. A quantised model (`model.quantize`) is refused:
+    export the model from before, with `precision="int8"` for LiteRT.
+
     The file holds no operation of this package, whichever computes DCNv3 in the model: in ONNX
-    and OpenVINO it is one `DeformConv`, elsewhere gathers and products. A model of one backend goes
+    and OpenVINO it is one `DeformConv`, elsewhere gathers and matmuls. A model of one backend goes
     to any format; where another backend has to write it, that runs in a process of its own.
 
     Args:
@@ -78,7 +84,7 @@ def export(
             has to load the operator's library first, which is in the SavedModel's `assets.extra`,
             or in a folder `*.pt2.libraries` beside the program.
         calibration: for `int8`, some hundred images `(M, H, W, 3)` as the file takes them: uint8
-            with `include_preprocessing`, otherwise as the model does. Products and convolutions
+            with `include_preprocessing`, otherwise as the model does. Matmuls and convolutions
             are then int8 between scales known beforehand; sampling positions stay float32.
         include_preprocessing: the file takes uint8 RGB images and normalises them itself.
         labels: names of the classes, kept in the file: ONNX's metadata, OpenVINO's model info,
@@ -100,6 +106,9 @@ def export(
     target = find_target(path, format, precision, native, calibration is not None, verify)
     _check(model, input_shape, batch_size)
     say = print if verbose else lambda *_: None
+    if not model_transforms.is_float32(model):
+        say(f"The model computes by {model_transforms.policies(model)}: written in float32")
+        model = model_transforms.with_dtype(model, "float32")
     if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
         model = model_transforms.with_input_shape(model, input_shape)
     if include_preprocessing:
@@ -191,10 +200,18 @@ def _check(model, input_shape, batch_size):
             "`model` must be a built Keras model: call it once, or give it an `Input`. "
             f"Received: model={model!r}"
         )
-    if len(model.inputs or ()) != 1 or len(model.input_shape) != 4:
+    inputs = getattr(model, "inputs", None) or ()  # PyTorch knows none of a subclassed model
+    if len(inputs) != 1 or len(model.input_shape) != 4:
         raise ValueError(
             "`model` must have one input, images of the shape (batch, height, width, channels). "
-            f"Received: inputs={model.inputs}"
+            f"Received: inputs={inputs}"
+        )
+    quantized = model_transforms.quantized_layer(model)
+    if quantized is not None:
+        raise ValueError(
+            "`model` must not be quantised: export the one from before `quantize`, for LiteRT with "
+            "precision='int8'. Received: the data type policy "
+            f"{quantized.dtype_policy.name!r} of the layer {quantized.path!r}"
         )
     if input_shape is not None and (len(input_shape) != 3 or input_shape[2] is None):
         raise ValueError(

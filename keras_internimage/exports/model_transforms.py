@@ -1,12 +1,14 @@
-"""A model changed for an export: for another image size, another dtype, or with preprocessing."""
+"""Models transformed for an export: to another image size or dtype, or with preprocessing."""
 
 import keras
 import numpy as np
 
 from keras_internimage import preprocessing
 
+OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
-def with_input_shape(model, input_shape):
+
+def with_input_shape(model: keras.Model, input_shape: tuple) -> keras.Model:
     """The same model and weights for images of another size."""
     try:
         clone = keras.models.clone_model(model, input_tensors=keras.Input(tuple(input_shape)))
@@ -19,7 +21,7 @@ def with_input_shape(model, input_shape):
     return clone
 
 
-def with_preprocessing(model):
+def with_preprocessing(model: keras.Model) -> keras.Model:
     """The model with ImageNet's normalisation before it, for uint8 images."""
     mean, deviation = (np.asarray(v, "float64") for v in (preprocessing.MEAN, preprocessing.STD))
     normalise = keras.layers.Rescaling(
@@ -31,15 +33,52 @@ def with_preprocessing(model):
     return keras.Model(images, model(normalise(images)), name=model.name)
 
 
-def with_dtype(model, dtype):
-    """The same model and weights, computing in another dtype; its input keeps its own."""
+def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
+    """The same model and weights, computing in another dtype.
+
+    Its images keep their dtype, unless that is another floating-point one than float32.
+    """
 
     def cast(layer):
         config = layer.get_config()
         if not isinstance(layer, keras.layers.InputLayer):
             config["dtype"] = dtype
+        elif config["dtype"] in OTHER_FLOATS:
+            config["dtype"] = "float32"
         return type(layer).from_config(config)
 
-    clone = keras.models.clone_model(model, clone_function=cast, recursive=True)
+    try:
+        clone = keras.models.clone_model(model, clone_function=cast, recursive=True)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`model` must have layers that can be made from their config with dtype={dtype!r}. "
+            f"Received: the data type policy {policies(model)}: {error}"
+        ) from error
     clone.set_weights(model.get_weights())
     return clone
+
+
+def policies(model: keras.Model) -> str:
+    """The names of the data type policies by which a model's layers compute, most common first."""
+    names = [layer.dtype_policy.name for layer in _computing(model)]
+    return ", ".join(sorted(set(names), key=lambda name: (-names.count(name), name)))
+
+
+def is_float32(model: keras.Model) -> bool:
+    """Whether no layer computes, or keeps its variables, in another floating-point dtype."""
+    return not any(
+        dtype in OTHER_FLOATS
+        for layer in _computing(model)
+        for dtype in (layer.compute_dtype, layer.variable_dtype)
+    )
+
+
+def quantized_layer(model: keras.Model) -> keras.layers.Layer | None:
+    """A layer that `model.quantize` changed, or None."""
+    return next((layer for layer in _computing(model) if layer.quantization_mode is not None), None)
+
+
+def _computing(model):
+    """All layers, nested ones too, but inputs and the models that hold others."""
+    skipped = (keras.layers.InputLayer, keras.Model)
+    return [layer for layer in model._flatten_layers() if not isinstance(layer, skipped)]

@@ -74,7 +74,7 @@ class AttentionPooling(CompositeLayer):
     Source: the attention pooling block of the official InternImage-H.
     """
 
-    def __init__(self, num_heads, output_dim, **kwargs):
+    def __init__(self, num_heads: int, output_dim: int, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.output_dim = output_dim

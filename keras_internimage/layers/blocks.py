@@ -53,7 +53,7 @@ class InternImageStem(_StridedConvolution):
     Input shape: `(N, H, W, channels)`. Output shape: `(N, ceil(H / 4), ceil(W / 4), filters)`.
     """
 
-    def __init__(self, filters, **kwargs):
+    def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
 
@@ -94,7 +94,7 @@ class InternImageDownsample(_StridedConvolution):
     Input shape: `(N, H, W, C)`. Output shape: `(N, ceil(H / 2), ceil(W / 2), filters)`.
     """
 
-    def __init__(self, filters, **kwargs):
+    def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
 
@@ -118,7 +118,7 @@ class InternImageDownsample(_StridedConvolution):
 
 @registered
 class InternImageBlock(CompositeLayer):
-    """InternImage's basic block: DCNv3 and a two-layer perceptron, each in a residual branch.
+    """InternImage's basic block: DCNv3 and a two-layer MLP, each in a residual branch.
 
     Where the layer norms (LN) stand is a choice of the variant:
 
@@ -150,19 +150,19 @@ class InternImageBlock(CompositeLayer):
 
     def __init__(
         self,
-        groups,
-        mlp_ratio=4.0,
-        kernel_size=3,
-        dw_kernel_size=None,
-        offset_scale=1.0,
-        layer_scale=None,
-        post_norm=False,
-        res_post_norm=False,
-        center_feature_scale=False,
-        remove_center=False,
-        mask_activation="softmax",
-        drop_path_rate=0.0,
-        implementation=None,
+        groups: int,
+        mlp_ratio: float = 4.0,
+        kernel_size: int | tuple[int, int] = 3,
+        dw_kernel_size: int | tuple[int, int] | None = None,
+        offset_scale: float = 1.0,
+        layer_scale: float | None = None,
+        post_norm: bool = False,
+        res_post_norm: bool = False,
+        center_feature_scale: bool = False,
+        remove_center: bool = False,
+        mask_activation: str | None = "softmax",
+        drop_path_rate: float = 0.0,
+        implementation: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -233,9 +233,9 @@ class InternImageBlock(CompositeLayer):
         if super().rematerialized_call(layer_call, *args, **kwargs) is layer_call:
             return layer_call
         without_remat(self._flatten_layers(include_self=False))
-        return self._call_recomputed
+        return self._call_rematerialized
 
-    def _call_recomputed(self, inputs, training=None):
+    def _call_rematerialized(self, inputs, training=None):
         if not training:
             return self.call(inputs, training=training)
         scales = self._draw(inputs, training)
@@ -266,13 +266,19 @@ class InternImageBlock(CompositeLayer):
     def get_config(self):
         own = ("mlp_ratio", "layer_scale", "post_norm", "res_post_norm", "drop_path_rate")
         of_dcn = (
-            "groups kernel_size dw_kernel_size offset_scale center_feature_scale remove_center "
-            "mask_activation implementation"
+            "groups",
+            "kernel_size",
+            "dw_kernel_size",
+            "offset_scale",
+            "center_feature_scale",
+            "remove_center",
+            "mask_activation",
+            "implementation",
         )
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in own},
-            **{name: getattr(self.dcn, name) for name in of_dcn.split()},
+            **{name: getattr(self.dcn, name) for name in of_dcn},
         }
 
 

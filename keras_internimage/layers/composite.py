@@ -1,4 +1,4 @@
-"""What every layer made of sub-layers shares: data types of its parts, initial values, checks."""
+"""What every layer made of sub-layers shares: their data types, initial values, checks."""
 
 import contextlib
 import contextvars
@@ -20,22 +20,22 @@ class CompositeLayer(keras.layers.Layer):
     """A layer whose sub-layers may have data type policies of their own, kept in its config.
 
     Quantisation gives single sub-layers another policy. Keras saves one policy per
-    layer of a model, so that a composite layer has to say which of its parts differ;
-    without it the file would be read back into parts of the wrong type.
+    layer of a model, so that a composite layer has to say which of its sub-layers
+    differ; without it the file would be read back into sub-layers of the wrong type.
     """
 
     def get_config(self):
         return {**super().get_config(), "dtype": serialized_dtype_policy(self)}
 
     def build_from_config(self, config):
-        """As Keras' own, after which parts made in `build` are as frozen as the layer is."""
+        """As Keras' own, after which sub-layers made in `build` are as frozen as the layer is."""
         super().build_from_config(config)
         if not self.trainable:
             self.trainable = True  # in TensorFlow, setting what is set already does nothing
             self.trainable = False
 
     def _run(self, layer, inputs, **kwargs):
-        """`layer(inputs)` for a sub-layer; see `parts`."""
+        """`layer(inputs)` for a sub-layer; see `sublayers`."""
         return sublayers.run(self, layer, inputs, **kwargs)
 
     def _chain(self, inputs, *layers, training):
@@ -96,7 +96,7 @@ def without_remat(layers):
 
 
 def serialized_dtype_policy(layer):
-    """The config of a layer's or model's data type policy, with those of its quantised parts."""
+    """The config of a layer's or model's data type policy, and of its quantised sub-layers'."""
     policy = layer.dtype_policy
     if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         quantized = {

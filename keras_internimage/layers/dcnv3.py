@@ -13,10 +13,12 @@ from keras_internimage.layers.composite import (
     registered,
 )
 from keras_internimage.ops import dispatch
+from keras_internimage.ops.dcnv3 import MASK_ACTIVATIONS as OF_OPERATOR
 from keras_internimage.ops.dcnv3 import run
-from keras_internimage.ops.geometry import DCNv3Geometry
+from keras_internimage.ops.geometry import DCNv3Geometry, as_pair
 
-MASK_ACTIVATIONS = ("softmax", "sigmoid", None)
+# The sigmoid is the layer's own; the operator computes the others.
+MASK_ACTIVATIONS = (*OF_OPERATOR, "sigmoid")
 
 
 @registered
@@ -64,26 +66,26 @@ class DCNv3(CompositeLayer):
 
     def __init__(
         self,
-        groups,
-        kernel_size=3,
-        dw_kernel_size=None,
-        strides=1,
-        dilation_rate=1,
-        offset_scale=1.0,
-        center_feature_scale=False,
-        remove_center=False,
-        mask_activation="softmax",
-        implementation=None,
+        groups: int,
+        kernel_size: int | tuple[int, int] = 3,
+        dw_kernel_size: int | tuple[int, int] | None = None,
+        strides: int | tuple[int, int] = 1,
+        dilation_rate: int | tuple[int, int] = 1,
+        offset_scale: float = 1.0,
+        center_feature_scale: bool = False,
+        remove_center: bool = False,
+        mask_activation: str | None = "softmax",
+        implementation: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.groups = groups
-        self.kernel_size = _pair("kernel_size", kernel_size, odd=True)
-        self.dw_kernel_size = _pair(
+        self.kernel_size = as_pair("kernel_size", kernel_size, odd=True)
+        self.dw_kernel_size = as_pair(
             "dw_kernel_size", kernel_size if dw_kernel_size is None else dw_kernel_size, odd=True
         )
-        self.strides = _pair("strides", strides)
-        self.dilation_rate = _pair("dilation_rate", dilation_rate)
+        self.strides = as_pair("strides", strides)
+        self.dilation_rate = as_pair("dilation_rate", dilation_rate)
         self.offset_scale = float(offset_scale)
         self.center_feature_scale = bool(center_feature_scale)
         self.remove_center = bool(remove_center)
@@ -170,7 +172,7 @@ class DCNv3(CompositeLayer):
     def call(self, inputs, training=None):
         value = self._run(self.input_proj, inputs)
         offset, mask, scale = self.predict_points(inputs, training=training)
-        activation = "softmax" if self.mask_activation == "softmax" else None
+        activation = self.mask_activation if self.mask_activation in OF_OPERATOR else None
         outputs = run(value, offset, mask, self.geometry, activation, self.implementation)
         if self.center_feature_scale:
             scale = ops.repeat(scale, value.shape[-1] // self.groups, axis=-1)
@@ -193,7 +195,7 @@ class DCNv3(CompositeLayer):
         to_branch = (self.dw_norm, keras.activations.gelu)
         scale = None
         if self.center_feature_scale:
-            # Two products read the features: they are kept.
+            # Two matmuls read the features, which are kept.
             features, to_branch = sublayers.through(self, to_branch, features), ()
             scale = ops.sigmoid(self._run(self.center_scale, features))
         offset = self._chain(features, *to_branch, self.offset_mask, training=training)
@@ -213,24 +215,21 @@ class DCNv3(CompositeLayer):
 
     def get_config(self):
         names = (
-            "groups kernel_size dw_kernel_size strides dilation_rate offset_scale "
-            "center_feature_scale remove_center mask_activation implementation"
+            "groups",
+            "kernel_size",
+            "dw_kernel_size",
+            "strides",
+            "dilation_rate",
+            "offset_scale",
+            "center_feature_scale",
+            "remove_center",
+            "mask_activation",
+            "implementation",
         )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def _pair(name, value, odd=False):
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    valid = len(pair) == 2 and all(isinstance(v, int) and v > 0 for v in pair)
-    if not valid or (odd and not all(v % 2 for v in pair)):
-        raise ValueError(
-            f"`{name}` must be a positive {'odd ' if odd else ''}int or a pair of them. "
-            f"Received: {name}={value}"
-        )
-    return pair
-
-
-def set_implementation(model, implementation):
+def set_implementation(model: keras.layers.Layer, implementation: str | None) -> None:
     """Sets which implementation of the operator a model's DCNv3 layers use, nested ones too.
 
     The functions that the model has traced for `fit`, `predict` and `evaluate` are forgotten, so

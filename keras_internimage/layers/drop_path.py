@@ -27,7 +27,7 @@ class DropPath(keras.layers.Layer):
     Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
     """
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate: float, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"`rate` must be at least 0 and less than 1. Received: rate={rate}")

@@ -153,15 +153,15 @@ def dcnv3(
     offset,
     mask=None,
     *,
-    groups,
-    kernel_size=3,
-    strides=1,
-    padding=1,
-    dilation_rate=1,
-    offset_scale=1.0,
-    remove_center=False,
-    mask_activation=None,
-    implementation=None,
+    groups: int,
+    kernel_size: int | tuple[int, int] = 3,
+    strides: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 1,
+    dilation_rate: int | tuple[int, int] = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+    mask_activation: str | None = None,
+    implementation: str | None = None,
 ):
     """Deformable convolution v3: a masked sum of bilinear samples, per group of channels.
 
@@ -200,6 +200,9 @@ def dcnv3(
     Raises:
         ValueError: If a shape, a dtype or an argument of the geometry is not as described.
         RuntimeError: If the named implementation cannot run.
+
+    Gradients can be differentiated again, as gradient penalties and meta-learning ask for, whatever
+    implementation runs; the second derivatives are computed by the portable one.
 
     The gradient with respect to an offset is that of the cell between four pixels in which the
     sample lies; a sample exactly on a pixel counts to the cell on its lower right.

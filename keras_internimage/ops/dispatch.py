@@ -78,12 +78,12 @@ class DeformConv:
 IMPLEMENTATIONS = [Native(), Pallas(), Portable()]
 
 
-def names():
+def names() -> list[str]:
     """The names `implementation=` accepts."""
     return [implementation.name for implementation in IMPLEMENTATIONS]
 
 
-def check_name(implementation):
+def check_name(implementation: str | None) -> None:
     """Raises ValueError unless `implementation` is None or a known name."""
     if implementation is not None and implementation not in names():
         raise ValueError(
@@ -145,12 +145,12 @@ def select(request, implementation=None):
     return chosen
 
 
-def runs(name):
+def runs(name: str) -> bool:
     """Whether the implementation of this name can run on the current backend and machine."""
     return any(i.name == name and i.why_not(None) is None for i in candidates())
 
 
-def table(backend=None):
+def table(backend: str | None = None) -> list[tuple]:
     """Rows `(name, backends, runs, reason)` of all implementations, preferred first.
 
     `backends` is a comma-separated string, `runs` says whether the implementation can run on

@@ -9,18 +9,26 @@ import numbers
 FAR = 2.0**24
 
 
-def _pair(name, value, minimum):
-    """`value` as a pair of ints (vertical, horizontal), each at least `minimum`."""
+def as_pair(
+    name: str, value: int | tuple[int, int], minimum: int = 1, odd: bool = False
+) -> tuple[int, int]:
+    """`value` as a pair of ints (vertical, horizontal), each at least `minimum`, or also odd.
+
+    Raises:
+        ValueError: It is none, with `name` for what it is.
+    """
     pair = (value, value) if isinstance(value, numbers.Integral) else value
     if (
         not isinstance(pair, (tuple, list))
         or len(pair) != 2
         or not all(isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in pair)
         or min(pair) < minimum
+        or (odd and not all(v % 2 for v in pair))
     ):
+        kind = "odd " if odd else ""
         raise ValueError(
-            f"`{name}` must be an integer, or a pair of integers (height, width), not below "
-            f"{minimum}. Received: {name}={value!r}"
+            f"`{name}` must be an {kind}integer, or a pair of {kind}integers (height, width), not "
+            f"below {minimum}. Received: {name}={value!r}"
         )
     return (int(pair[0]), int(pair[1]))
 
@@ -70,10 +78,10 @@ class DCNv3Geometry:
         def assign(name, value):
             object.__setattr__(self, name, value)
 
-        assign("kernel_size", _pair("kernel_size", self.kernel_size, 1))
-        assign("strides", _pair("strides", self.strides, 1))
-        assign("padding", _pair("padding", self.padding, 0))
-        assign("dilation_rate", _pair("dilation_rate", self.dilation_rate, 1))
+        assign("kernel_size", as_pair("kernel_size", self.kernel_size, 1))
+        assign("strides", as_pair("strides", self.strides, 1))
+        assign("padding", as_pair("padding", self.padding, 0))
+        assign("dilation_rate", as_pair("dilation_rate", self.dilation_rate, 1))
         if (
             not isinstance(self.groups, numbers.Integral)
             or isinstance(self.groups, bool)
@@ -106,18 +114,18 @@ class DCNv3Geometry:
             )
 
     @property
-    def points(self):
+    def points(self) -> int:
         """`P`, the number of sampling points of a group."""
         return self.kernel_size[0] * self.kernel_size[1] - int(self.remove_center)
 
     @property
-    def center(self):
+    def center(self) -> tuple[int, int]:
         """Pair of ints: the kernel's middle relative to its first row and column."""
         return tuple(
             d * (k - 1) // 2 for d, k in zip(self.dilation_rate, self.kernel_size, strict=True)
         )
 
-    def output_size(self, height, width):
+    def output_size(self, height: int | None, width: int | None) -> tuple:
         """Output size `(Ho, Wo)` for an input of `height` by `width` pixels.
 
         Either may be `None` (unknown), and so is the corresponding result then. Sizes may be
@@ -143,7 +151,7 @@ class DCNv3Geometry:
 
         return one("height", height, 0), one("width", width, 1)
 
-    def grid(self):
+    def grid(self) -> list[tuple[float, float]]:
         """The kernel's own points: a list of `P` pairs of floats `(x, y)`, scaled, x-major.
 
         The position of point `p` without a learned offset, relative to the pixel at

@@ -12,6 +12,7 @@ from PIL import Image
 
 from keras_internimage import InternImage, InternImageBackbone, export, preprocess_input
 from keras_internimage.exports import benchmark, formats
+from keras_internimage.layers import DCNv3
 from keras_internimage.ops import dispatch
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
@@ -49,7 +50,16 @@ def images(*shape):
     return np.random.default_rng(1).normal(size=shape).astype("float32")
 
 
-@pytest.mark.parametrize("name", ["model", "model.tflite", "model.onnx", "model.xml", "model.pt2"])
+# Each backend writes its own formats in the process. Each ordered pair of a backend and another
+# that writes for it is covered once: TensorFlow and PyTorch are the only two that write.
+FORMATS = {
+    "torch": ["model", "model.onnx", "model.xml", "model.pt2"],
+    "tensorflow": ["model", "model.tflite", "model.pt2"],
+    "jax": ["model.tflite", "model.onnx"],
+}
+
+
+@pytest.mark.parametrize("name", FORMATS[BACKEND])
 def test_every_format_computes_what_the_model_does(tmp_path, name):
     model = classifier()
     assert export(model, tmp_path / name) == tmp_path / name
@@ -58,7 +68,39 @@ def test_every_format_computes_what_the_model_does(tmp_path, name):
         (found,) = run(tmp_path / name, x)
         np.testing.assert_allclose(found, scores(model, x), atol=1e-5)
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {name, "model.bin"} if name == "model.xml" else {name}
+    assert files == {name} | ({"model.bin"} if name == "model.xml" else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        pytest.param("model", "mixed_bfloat16", marks=by_tensorflow),
+        pytest.param("model.tflite", "mixed_float16", marks=by_tensorflow),
+        pytest.param("model.onnx", "mixed_float16", marks=by_torch),
+        pytest.param("model.xml", "bfloat16", marks=by_torch),
+        pytest.param("model.pt2", "float16", marks=by_torch),
+    ],
+)
+def test_a_model_of_less_precision_is_written_in_float32(tmp_path, capsys, name, policy):
+    def small():
+        images = keras.Input((64, 64, 3))
+        x = keras.layers.Conv2D(8, 4, strides=4, data_format="channels_last")(images)
+        x = DCNv3(groups=2)(x)
+        x = keras.layers.GlobalAveragePooling2D(data_format="channels_last")(x)
+        return filled(keras.Model(images, keras.layers.Dense(7)(x)))
+
+    keras.config.set_dtype_policy("float32")
+    full = small()
+    keras.config.set_dtype_policy(policy)
+    model = small()
+    model.set_weights(full.get_weights())
+    full.set_weights([np.asarray(w, "float32") for w in model.get_weights()])
+    export(model, tmp_path / name)
+    assert f"The model computes by {policy}" in capsys.readouterr().out
+    x = images(2, 64, 64, 3)
+    (found,) = run(tmp_path / name, x)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, scores(full, x), atol=1e-5)
 
 
 @pytest.mark.parametrize(

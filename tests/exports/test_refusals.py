@@ -61,6 +61,43 @@ def test_a_model_must_be_built(tmp_path):
         export(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize("name", ["model", "model.tflite", "model.onnx", "model.xml", "model.pt2"])
+def test_a_quantised_model_is_refused_by_its_policy(tmp_path, name):
+    images = keras.Input((8, 8, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(images)
+    model = keras.Model(images, keras.layers.Dense(4, name="head")(pooled))
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="must not be quantised.*'int8_from_float32'.*'head'"):
+        export(model, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mixed_model_that_cannot_be_changed_is_refused_by_its_policy(tmp_path):
+    class Plain(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(dtype="mixed_float16")
+
+        def call(self, inputs):
+            return inputs
+
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, Plain()(images))
+    with pytest.raises(ValueError, match="from their config.*policy mixed_float16"):
+        export(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_subclassed_model_is_refused(tmp_path):
+    class Model(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    model = Model()
+    model(np.zeros((1, 8, 8, 3), "float32"))
+    with pytest.raises(ValueError, match="`model` must have one input"):
+        export(model, tmp_path / "model.onnx")
+
+
 def test_a_file_too_large_for_litert(tmp_path, model, monkeypatch):
     monkeypatch.setattr(exporting, "LITERT_MEGABYTES", 0.1)
     with pytest.raises(ValueError, match="must be smaller than 0.1 MB.*precision='float32'"):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from gradients import relative_error, to_numpy, value_and_grads
+from gradients import penalty_grads, relative_error, to_numpy, value_and_grads
 
 from keras_internimage import InternImage
 from keras_internimage.ops import DCNv3Geometry, dcnv3, dispatch
@@ -177,3 +177,18 @@ def test_lowering_of_a_training_step(monkeypatch):
 
     x = jax.ShapeDtypeStruct((2, 64, 64, 3), "float32")
     assert lowered(jax.grad(loss), values, x) >= 8  # four layers, forward and backward
+
+
+def test_a_gradient_penalty(interpreted, monkeypatch):
+    """As with the portable implementation, whose second derivatives it takes."""
+    monkeypatch.setattr(pallas, "UNROLLED", 0)
+    rng = np.random.default_rng(0)
+    tensors = [rng.normal(size=(1, 4, 5, c)).astype("float32") for c in (4, 36, 18)]
+    found, expected = (
+        penalty_grads(
+            lambda *t, name=name: dcnv3(*t, groups=2, implementation=name), tensors, mode="graph"
+        )
+        for name in ("pallas", "portable")
+    )
+    for ours, portable in zip(found, expected, strict=True):
+        assert relative_error(ours, portable) < 1e-5

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from gradients import penalty_grads
+from gradients import penalty_grads, relative_error
 
 from keras_internimage.ops import dcnv3
 
@@ -46,7 +46,7 @@ def check_by_differences(grads, tensors, options, tolerance):
             assert abs((grad * direction).sum() - expected) < tolerance * size, i
 
 
-# The point where JAX' float64 is switched on lies before Keras is imported.
+# JAX computes in float64 only where that is switched on before anything else.
 DTYPE, TOLERANCE = ("float32", 1e-5) if BACKEND == "jax" else ("float64", 1e-6)
 GEOMETRIES = [
     {},
@@ -65,3 +65,25 @@ def test_a_gradient_penalty(implementation, changes):
     given = [t.astype(DTYPE) for t in tensors]
     grads = penalty_grads(lambda *t: dcnv3(*t, **options, implementation=implementation), given)
     check_by_differences(grads, tensors, options, TOLERANCE)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's transformations")
+def test_a_gradient_penalty_by_functorch(implementation):
+    """Also mapped, and the same as by `create_graph=True`."""
+    import torch
+
+    options = {"groups": 2, "mask_activation": "softmax", "implementation": implementation}
+    tensors = [torch.from_numpy(t) for t in arrays()]
+
+    def penalty(*tensors):
+        first = torch.func.grad(lambda *t: dcnv3(*t, **options).square().sum(), (0, 1, 2))
+        return sum(grad.square().sum() for grad in first(*tensors))
+
+    expected = penalty_grads(lambda *t: dcnv3(*t, **options), tensors)
+    second = torch.func.grad(penalty, (0, 1, 2))
+    twice = [torch.stack([t, t]) for t in tensors]
+    for found, mapped, want in zip(
+        second(*tensors), torch.vmap(second)(*twice), expected, strict=True
+    ):
+        assert relative_error(found, want) < 1e-12
+        assert relative_error(mapped[1], want) < 1e-12
