@@ -46,7 +46,19 @@ import pytest  # noqa: E402
 ANY_BACKEND = "KERAS_INTERNIMAGE_TEST_ANY_BACKEND"
 
 
+# What takes longest begins first: no worker is left with it when the others are through.
+LONG = (
+    "tests/scaling/",
+    "::test_killed_and_resumed_is_as_if_uninterrupted",
+    "::test_every_format_computes_what_the_model_does",
+    "::test_full_size",
+    "::test_across_backends",
+    "tests/ecosystem/test_keras_hub.py",
+)
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
     chosen = os.environ.get(ANY_BACKEND)
     if not chosen:
         return

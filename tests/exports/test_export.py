@@ -17,7 +17,7 @@ from keras_internimage.ops import dispatch
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 BACKEND = keras.config.backend()
-# Every backend writes every format once; what a writer can do besides is tested where it runs.
+# What a writer can do besides is tested where it runs.
 by_torch = pytest.mark.skipif(BACKEND != "torch", reason="written by PyTorch")
 by_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="written by TensorFlow")
 OPTIONS = {"channels": 16, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}

@@ -1,5 +1,6 @@
 """Saved on one backend, a model loads and predicts the same on the others."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -49,16 +50,16 @@ def output(model):
     return reference.as_array(reference.call(model, IMAGES))
 
 
-def main(action, backend, folder):
-    """Run in a process of its own for every backend."""
+def main(backend, folder):
+    """Run in a process of its own for every backend: saves, waits for the others, loads theirs."""
     folder = pathlib.Path(folder)
-    if action == "save":
-        keras.utils.set_random_seed(0)
-        model = make_every_kind()
-        shake(model)
-        model.save(folder / f"{backend}.keras")
-        np.save(folder / f"{backend}.npy", output(model))
-        return
+    keras.utils.set_random_seed(0)
+    model = make_every_kind()
+    shake(model)
+    model.save(folder / f"{backend}.keras")
+    np.save(folder / f"{backend}.npy", output(model))
+    print("saved", flush=True)
+    sys.stdin.readline()
     differences = {}
     for path in sorted(folder.glob("*.keras")):
         if path.stem == backend:
@@ -70,40 +71,49 @@ def main(action, backend, folder):
     print(json.dumps(differences))
 
 
-def processes(action, folder):
-    """The standard output of one process for each backend, all at once."""
-    outputs, running = [], []
+@pytest.fixture
+def processes(tmp_path):
+    """One process for each backend, all at once; their errors go to files."""
+    running = []
     for backend in BACKENDS:
-        command = f"import models.test_saving as t; t.main({action!r}, {backend!r}, {folder!r})"
+        command = f"import models.test_saving as t; t.main({backend!r}, {str(tmp_path)!r})"
         environment = {
             **os.environ,
             "KERAS_BACKEND": backend,
             "PYTHONPATH": os.pathsep.join(["tests", "."]),
         }
-        running.append(
-            subprocess.Popen(
+        with open(tmp_path / f"{backend}.txt", "w") as errors:
+            process = subprocess.Popen(
                 [sys.executable, "-c", command],
                 env=environment,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=errors,
                 cwd=pathlib.Path(__file__).parents[2],
                 text=True,
             )
-        )
+        running.append(process)
+    yield running
     for process in running:
-        out, error = process.communicate()
-        assert process.returncode == 0, error
-        outputs.append(out)
-    return outputs
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.any_backend
-def test_across_backends(tmp_path):
-    for backend in BACKENDS:
-        pytest.importorskip(backend)
-    processes("save", str(tmp_path))
-    for output in processes("load", str(tmp_path)):
-        differences = json.loads(output.splitlines()[-1])
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, BACKENDS)), reason="needs the three backends"
+)
+def test_across_backends(tmp_path, processes):
+    def errors():
+        return "\n".join(path.read_text() for path in tmp_path.glob("*.txt"))
+
+    for process in processes:
+        lines = iter(process.stdout.readline, "")
+        assert "saved\n" in lines, errors()
+    for process in processes:
+        out, _ = process.communicate("go on\n", timeout=300)
+        assert process.returncode == 0, errors()
+        differences = json.loads(out.splitlines()[-1])
         assert len(differences) == len(BACKENDS) - 1
         assert max(differences.values()) < 1e-5, differences
 
