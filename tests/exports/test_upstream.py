@@ -116,3 +116,28 @@ def test_openvino_cannot_read_deform_conv(tmp_path):
     onnx.save(proto, tmp_path / "model.onnx")
     with pytest.raises(Exception, match="DeformConv"):
         openvino.convert_model(tmp_path / "model.onnx")
+
+
+@upstream("tensorflow", keras="3.15.1")
+def test_derivatives_of_a_layer_norms_gradient_are_wrong():
+    """The reason for our own in the sub-layer fast path: `tf.nn.moments` stops a gradient."""
+    import tensorflow as tf
+
+    layer = keras.layers.LayerNormalization(dtype="float64")
+    layer.build((1, 6))
+    x, weights = np.random.default_rng(0).normal(size=(2, 1, 6))
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(weights * layer(x) ** 3)
+        return tape.gradient(total, x)
+
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        first = gradient(x)[0, 0]
+    found = tape.gradient(first, x)[0, 0]
+    step = np.eye(1, 6) * 1e-5
+    expected = (gradient(x + step) - gradient(x - step))[0, 0] / 2e-5
+    assert abs(found - expected) > 1e-3 * abs(expected)
