@@ -2,7 +2,6 @@
 
 import functools
 import os
-import subprocess
 import sys
 import textwrap
 import warnings
@@ -12,6 +11,7 @@ import numpy as np
 import oracle
 import pytest
 from gradients import relative_error, to_numpy, value_and_grads
+from python_worker import Worker
 
 from keras_internimage.layers import DCNv3
 from keras_internimage.ops import DCNv3Geometry, dcnv3, dispatch, native
@@ -145,13 +145,15 @@ THREADS = """
 """
 
 
+@functools.cache
+def worker():
+    return Worker(keras.config.backend())
+
+
 def python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    return worker().run(
+        textwrap.dedent(code),
+        {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
     )
 
 
