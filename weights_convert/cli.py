@@ -11,6 +11,13 @@ import sys
 
 from keras_internimage import backends, command_line, files
 
+_KERAS = (".weights.h5", ".keras")
+# What a command can write.
+_OUTPUTS = {
+    "convert": _KERAS,
+    "export": (".pth", ".safetensors"),
+    "download": (".pth", *_KERAS),
+}
 _DESCRIPTION = "Official InternImage weights <-> Keras files."
 
 
@@ -226,21 +233,23 @@ def _download(arguments):
 
 
 def _check_paths(arguments):
-    """Raises for what can be said before Keras is imported and a file read."""
+    """Raises for what can be said before Keras is imported and a file read or downloaded."""
+    out = getattr(arguments, "out", None)
+    if out is not None:
+        endings = _OUTPUTS[arguments.command]
+        if not out.endswith(endings):
+            raise ValueError(f"The output must end in {' or '.join(endings)}. Received: path={out}")
+        # A file of that name is replaced: that is what naming an output means.
+        files.check_file(out)
+        if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
+            raise ValueError(f"The output's folder must exist. Received: path={out}")
     source = getattr(arguments, "file", None) or getattr(arguments, "keras_file", None)
     for path in (source, getattr(arguments, "against", None)):
         if path is not None and not os.path.exists(path):
             raise FileNotFoundError(f"The file must exist. Received: {path}, no such file")
-    out = getattr(arguments, "out", None)
-    if out is None:
-        return
-    # A file of that name is replaced, which is what an output means, as the ending is checked
-    # before; but never the one that is read.
-    files.check_file(out)
-    if source is not None and os.path.exists(out) and os.path.samefile(source, out):
+    # But never the file that is read.
+    if out is not None and source and os.path.exists(out) and os.path.samefile(source, out):
         raise ValueError(f"The output must be another file than the one read. Received: {out}")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
-        raise ValueError(f"The output's folder must exist. Received: path={os.path.abspath(out)}")
 
 
 def main(argv: list[str] | None = None) -> int:

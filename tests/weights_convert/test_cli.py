@@ -236,6 +236,30 @@ def test_an_offset_scale_for_unpublished_sizes(tmp_path, weights, capsys):
 
 
 @pytest.mark.any_backend
+def test_paths_are_looked_at_first(tmp_path, capsys, monkeypatch):
+    from keras_internimage.checkpoints import convert, download
+
+    for module, name in ((convert, "convert"), (convert, "export"), (download, "fetch")):
+        monkeypatch.setattr(module, name, None)
+    monkeypatch.setattr(download, "downloaded", None)
+    file, folder = tmp_path / "x.safetensors", tmp_path / "folder.keras"
+    file.write_text("mine")
+    folder.mkdir()
+    (tmp_path / "link.pth").symlink_to(file)
+    none = tmp_path / "none.pth"
+    assert "none.pth, no such file" in refused(capsys, "inspect", none)
+    assert "none.pth, no such file" in refused(capsys, "convert", none, tmp_path / "x.keras")
+    assert "none.pth, no such file" in refused(capsys, "verify", file, "--against", none)
+    assert "must be a file" in refused(capsys, "convert", file, folder)
+    assert "must be another file" in refused(capsys, "export", file, tmp_path / "link.pth")
+    assert "must be another file" in refused(capsys, "export", file, file)
+    name = "internimage_t_1k_224"
+    assert "must end in" in refused(capsys, "download", name, tmp_path / "x.onnx")
+    assert "folder must exist" in refused(capsys, "download", name, none / "x.pth")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.any_backend
 def test_errors_are_one_line(tmp_path, weights, capsys):
     good = save_safetensors(tmp_path / "x.safetensors", weights(NAME))
     empty, wrong = tmp_path / "empty.pth", tmp_path / "wrong.safetensors"
@@ -252,8 +276,12 @@ def test_errors_are_one_line(tmp_path, weights, capsys):
     assert "dtype must be" in refused(capsys, "convert", good, out, "--dtype", "int4")
     assert "must end in" in refused(capsys, "convert", good, tmp_path / "x.onnx")
     assert "must end in" in refused(capsys, "export", out, tmp_path / "x.onnx")
-    assert "complete Keras weights" in refused(capsys, "export", out, tmp_path / "x.pth")
-    assert "complete Keras weights" in refused(capsys, "verify", out, "--against", good)
+    assert "no such file" in refused(capsys, "export", out, tmp_path / "x.pth")
+    broken = tmp_path / "broken.keras"
+    broken.write_bytes(b"")
+    assert "complete Keras weights" in refused(capsys, "export", broken, tmp_path / "x.pth")
+    assert "complete Keras weights" in refused(capsys, "verify", broken, "--against", good)
+    broken.unlink()
     assert "must be one of" in refused(capsys, "download", "internimage_z")
     assert sorted(os.listdir(tmp_path)) == ["empty.pth", "wrong.safetensors", "x.safetensors"]
 
