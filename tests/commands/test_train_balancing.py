@@ -34,7 +34,7 @@ def test_weights_of_mixed_images(tmp_path):
         assert set(weights.tolist()) <= expected
 
 
-def test_class_weights_enter_the_training_alone(tmp_path, capsys):
+def test_class_weights_enter_the_training_alone(tmp_path, no_report, capsys):
     """Six images against two: at the learning rate of nearly 0, losses tell the weights."""
     data = photographs.folder(tmp_path / "data", images=8)
     for path in sorted((data / "flower").iterdir())[3:]:
@@ -58,7 +58,7 @@ def test_class_weights_enter_the_training_alone(tmp_path, capsys):
     assert "--class-weights none (started with balanced)" in capsys.readouterr().err
 
 
-def test_sampling_is_the_loaders(tmp_path, capsys):
+def test_sampling_is_the_loaders(tmp_path, no_report, capsys):
     data = photographs.folder(tmp_path / "data", images=4)
     folder = tmp_path / "out"
     assert main(data, *QUICK, "--sampling", "balanced", "--output", folder) == 0
