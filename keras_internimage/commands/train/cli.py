@@ -126,7 +126,7 @@ def main(argv=None):
 
 
 def _main(options, argv, folder):
-    from keras_internimage.commands.train import checks, output
+    from keras_internimage.commands.train import checks, output, settings
 
     state = output.state(folder)
     if options.resume and state is output.State.NEW:
@@ -151,7 +151,8 @@ def _main(options, argv, folder):
         )
     if options.resume:
         kept = output.read_settings(folder)
-        backends.use(options.backend or kept["settings"]["backend"], argv)
+        its = settings.from_json(kept.get("settings", {}))
+        backends.use(options.backend or its.backend, argv)
     else:
         backends.use(options.backend, argv)
     for module in ("tensorboardX", "matplotlib"):
