@@ -1,13 +1,17 @@
 """What `internimage-train` refuses, before it trains and before it writes anything."""
 
+import json
 import os
+import subprocess
+import sys
 
 import keras
 import photographs
 import pytest
 from commands.command import QUICK, main
 
-from keras_internimage.commands.train import output, run
+from keras_internimage.commands.train import cli, output, run
+from keras_internimage.data import folders
 
 pytestmark = pytest.mark.any_backend
 
@@ -26,11 +30,22 @@ pytestmark = pytest.mark.any_backend
         ("--channels 16 --depths 1 1 1 1 --groups 3 2 4 8", "a number of groups that divides"),
         ("--freeze 5", "--freeze must be at most 4"),
         ("--variant L --recipe in1k-224", "`variant` must be one of T, S, B for the recipe"),
-        ("--weights no/such/file.pth", "no/such/file.pth"),
+        (
+            "--weights no/such/file.pth",
+            "--weights no/such/file.pth (no such file",
+        ),
+        ("--weights internimage_t_1k_22", "did you mean internimage_t_1k_224?"),
+        ("--variant B --weights internimage_t_1k_224", "internimage_t_1k_224, of T, for B"),
+        ("--variant T --weights imagenet22k", "`weights` must be published for the variant"),
+        ("--resolution 8", "Input size must be at least 32x32"),
+        ("--variant H --resolution 200", "must be multiples of 32"),
+        ("--early-stopping -1", "--early-stopping must be at least 0"),
         ("--resume", "--resume needs the output of a training"),
     ],
 )
-def test_options(data, tmp_path, capsys, arguments, message):
+def test_options(data, tmp_path, capsys, monkeypatch, arguments, message):
+    """Before any image is read."""
+    monkeypatch.setattr(folders, "scan", pytest.fail)
     folder = tmp_path / "out"
     assert main(data, *arguments.split(), "--output", folder) == 2
     errors = capsys.readouterr().err
@@ -74,13 +89,71 @@ def test_output_folder_in_use(data, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_lock_ends_with_its_process(tmp_path):
+    """What a killed process leaves behind does not keep the folder locked."""
+    program = (
+        "import os, pathlib, sys\n"
+        "from keras_internimage.commands.train import output\n"
+        "with output.locked(pathlib.Path(sys.argv[1])):\n"
+        "    pathlib.Path(sys.argv[1], 'kept').touch()\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    folder = tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", program, str(folder)])
+    assert killed.returncode != 0 and len(list(folder.iterdir())) == 3
+    with output.locked(folder), pytest.raises(output.OutputError, match=str(os.getpid())):
+        with output.locked(folder):
+            pass
+    with output.locked(folder):
+        pass
+    assert {path.name for path in folder.iterdir()} <= {"kept", ".lock"}
+
+
+def test_output_folder_that_cannot_be_made(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folders, "scan", pytest.fail)
+    (tmp_path / "file").touch()
+    assert main(data, *QUICK, "--output", tmp_path / "file" / "out") == 2
+    assert "--output must be a folder that can be written" in capsys.readouterr().err
+    monkeypatch.setattr(output.os, "access", lambda path, mode: False)
+    assert main(data, *QUICK, "--output", tmp_path / "new" / "out") == 2
+    assert f"{tmp_path} is read-only for this user" in capsys.readouterr().err
+
+
+def test_the_default_output_is_never_inside_the_data(data, tmp_path, monkeypatch):
+    """There it would be a class of the next training."""
+    inside, beside = data / "china", data.parent / "data-internimage"
+    for where, argument, expected in (
+        (tmp_path, data, tmp_path / "data-internimage"),
+        (data.parent, "data", beside),
+        (data, ".", beside),
+        (inside, "..", beside),
+        (inside, data, beside),
+    ):
+        monkeypatch.chdir(where)
+        assert cli._default_output(argument).resolve() == expected.resolve()
+
+
+def test_settings_of_another_version(data, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "out"
+    monkeypatch.setattr(run.Run, "fit", interrupt)
+    assert main(data, *QUICK, "--output", folder) == 130
+    content = json.loads((folder / "run.json").read_text())
+    of_an_older = {k: v for k, v in content["settings"].items() if k != "early_stopping"}
+    for settings, code in ((of_an_older, 130), ({**of_an_older, "new": 1}, 2), ({}, 2)):
+        (folder / "run.json").write_text(json.dumps({**content, "settings": settings}))
+        assert main(data, "--output", folder, "--resume") == code
+    errors = capsys.readouterr().err
+    assert "Received: a run.json with other settings: new\n" in errors
+    assert "other settings: accumulation, backend" in errors
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
 def test_resume(tmp_path, capsys, monkeypatch):
     """An unfinished training is not started anew, and not resumed with other settings."""
     data, folder = photographs.folder(tmp_path / "data", images=4), tmp_path / "out"
-
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(run.Run, "fit", interrupt)
     assert main(data, *QUICK, "--output", folder) == 130
     assert "Resume with:\n  internimage-train" in capsys.readouterr().err

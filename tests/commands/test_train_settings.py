@@ -84,6 +84,24 @@ def test_defaults_of_each_variant(variant):
     assert again == chosen
 
 
+@pytest.mark.parametrize(
+    ("arguments", "recipe"),
+    [
+        ("", "finetune"),
+        ("--weights none", "scratch"),
+        ("--weights none --recipe finetune", "finetune"),
+        ("--channels 16 --depths 1 1 2 1 --groups 1 2 4 8", "scratch"),
+        ("--channels 16 --depths 1 1 2 1 --groups 1 2 4 8 --weights some.keras", "finetune"),
+    ],
+)
+def test_random_weights_have_a_recipe_of_their_own(arguments, recipe):
+    chosen, why = choose(arguments, Device("cpu", "CPU"))
+    assert chosen.recipe == recipe
+    assert chosen.epochs == settings.recipe_of(recipe, "T").epochs
+    if "--recipe" not in arguments:
+        assert ("random weights" in why["recipe"]) == (recipe == "scratch")
+
+
 def test_own_network():
     chosen, why = choose(
         "--channels 16 --depths 1 1 2 1 --groups 1 2 4 8 --ema 0.9", Device("cpu", "CPU")

@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(options, folder):
-    from keras_internimage.commands.train import checks, output
+    from keras_internimage.commands.train import checks, output, settings
 
     state = output.state(folder)
     if options.resume and state is output.State.NEW:
@@ -149,7 +149,8 @@ def _main(options, folder):
         )
     if options.resume:
         kept = output.read_settings(folder)
-        backends.use(options.backend or kept["settings"]["backend"])
+        its = settings.from_json(kept.get("settings", {}))
+        backends.use(options.backend or its.backend)
     else:
         backends.use(options.backend)
     backends.hide_tensorflow()
