@@ -1,6 +1,7 @@
 """Which learning rate and weight decay each variable has, and freezing: what depends on depth."""
 
 import re
+from collections.abc import Iterable
 
 import keras
 
@@ -11,7 +12,7 @@ STAGES = 4
 _NAME = re.compile(r"stage(\d+)_(block|post_norm|norm|downsample)(\d*)$")
 
 
-def networks(model):
+def networks(model: keras.Model) -> list[keras.Model]:
     """The models within `model`, itself included, that have an InternImage's layers directly.
 
     Two of them may share layers, as a backbone and `keras.Model(backbone.inputs,
@@ -21,7 +22,7 @@ def networks(model):
     return [m for m in models if any(isinstance(layer, InternImageStem) for layer in m.layers)]
 
 
-def places(network):
+def places(network: keras.Model) -> dict[keras.layers.Layer, tuple[int, str, int]]:
     """Where the layers of an InternImage stand: dict of layer to (stage, kind, number).
 
     Stage 0 is the stem, 1 to 4 are the stages; kind is "stem", "block", "post_norm", "norm" or
@@ -40,7 +41,9 @@ def places(network):
     return found
 
 
-def learning_rate_multipliers(model, decay, scheme="classification"):
+def learning_rate_multipliers(
+    model: keras.Model, decay: float, scheme: str = "classification"
+) -> dict[str, float]:
     """The factor of each trainable variable's learning rate under layer-wise decay.
 
     With n blocks in all, block b (from 0) has
@@ -80,7 +83,7 @@ def learning_rate_multipliers(model, decay, scheme="classification"):
             "Layer-wise learning-rate decay needs an InternImage: `model` must be one, or contain "
             f"one. Received: model={model.name!r}, decay={decay}"
         )
-    factors = {}
+    factors: dict[int, float] = {}
     for network in found:
         for layer, place in places(network).items():
             factor = decay ** _distance(network, place, scheme)
@@ -106,7 +109,7 @@ def _distance(network, place, scheme):
     return max(0, depth - through) if through < total else 0
 
 
-def without_weight_decay(model):
+def without_weight_decay(model: keras.Model) -> list[str]:
     """Keys of the trainable variables that no weight decay is applied to.
 
     These are variables of at most one dimension (biases, norms, the residual branches' gamma) and
@@ -118,13 +121,14 @@ def without_weight_decay(model):
     return [key for key, out in excluded.items() if out]
 
 
-def variable_keys(variables):
+def variable_keys(variables: Iterable[keras.Variable]) -> list[str]:
     """A name for each variable that is its alone and the same after saving and loading.
 
     This is its path; where several have the same path, as a backbone's and a user's layer of the
     same name, the second is "path#2".
     """
-    seen, keys = {}, []
+    seen: dict[str, int] = {}
+    keys = []
     for variable in variables:
         count = seen[variable.path] = seen.get(variable.path, 0) + 1
         keys.append(variable.path if count == 1 else f"{variable.path}#{count}")
@@ -141,12 +145,12 @@ def _by_key(model, value):
     return dict(zip(variable_keys(variables), map(value, variables), strict=True))
 
 
-def freeze(model, stages):
+def freeze(model: keras.Model, stages: int) -> keras.Model:
     """Makes the stem and the first stages of an InternImage untrainable, the others trainable.
 
     A stage is its blocks, its norms and the down-sampling after it, so that with `stages=n` the
     n-th feature map does not change. The stem is frozen with the first stage: Keras' users expect
-    everything below a frozen stage to stand still. (The official `frozen_stages` of the detection
+    everything below a frozen stage to stay as it is. (The official `frozen_stages` of the detection
     backbones leaves the stem trainable.) Heads are left as they are.
 
     Calling it again with fewer stages makes the rest trainable again, for gradual unfreezing. Keras

@@ -1,6 +1,8 @@
 """AdamW with a learning rate and a weight decay for each variable, on every backend."""
 
 import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, cast
 
 import keras
 from keras import ops
@@ -10,8 +12,10 @@ from keras_internimage.training.layerwise import (
     variable_keys,
     without_weight_decay,
 )
-from keras_internimage.training.recipes import check_resolved
+from keras_internimage.training.recipes import Recipe, check_resolved
 from keras_internimage.training.schedules import schedule
+
+Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float]
 
 
 @keras.saving.register_keras_serializable(package="keras_internimage")
@@ -55,16 +59,16 @@ class LayerwiseAdamW(keras.optimizers.Adam):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        weight_decay=0.05,
-        multipliers=None,
-        no_weight_decay=(),
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        name="layerwise_adamw",
-        **kwargs,
-    ):
+        learning_rate: Rate = 1e-3,
+        weight_decay: float = 0.05,
+        multipliers: Mapping[str, float] | None = None,
+        no_weight_decay: Iterable[str] = (),
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        name: str = "layerwise_adamw",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             beta_1=beta_1,
@@ -86,9 +90,9 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         self.decoupled_weight_decay = weight_decay
         self.multipliers = None if multipliers is None else dict(multipliers)
         self.no_weight_decay = tuple(no_weight_decay)
-        self._factors = None
+        self._factors: tuple[tuple[float, float], ...] | None = None
 
-    def build(self, variables):
+    def build(self, variables: list[keras.Variable]) -> None:
         """Makes the moments, and looks up the factors, of a list of variables."""
         if self.built:
             return
@@ -211,7 +215,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             if average is not None:
                 self.assign(variable, ops.copy(average.value))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         # Of Adam's that which this class does not have.
         config.pop("amsgrad")
@@ -228,7 +232,13 @@ def _tail(key):
     return key.split("#")[0].split("/")[-2:]
 
 
-def optimizer(model, recipe, steps, batch_size=None, accumulation=1):
+def optimizer(
+    model: keras.Model,
+    recipe: Recipe,
+    steps: int,
+    batch_size: float | None = None,
+    accumulation: int = 1,
+) -> LayerwiseAdamW:
     """The optimizer of a recipe for one model and one length of training.
 
     ```python
@@ -263,14 +273,15 @@ def optimizer(model, recipe, steps, batch_size=None, accumulation=1):
     if batch_size <= 0:
         raise ValueError(f"`batch_size` must be positive. Received: batch_size={batch_size}")
     rates = schedule(recipe, steps, batch_size / recipe.reference_batch_size, accumulation)
-    average = {}
+    average: dict[str, Any] = {}
     if recipe.ema is not None:
         # Keras averages after each batch, be the weights new or not.
         average = {"use_ema": True, "ema_momentum": recipe.ema ** (1 / accumulation)}
+    decay = cast(float, recipe.layer_decay)  # no mapping: the recipe is for one variant
     return LayerwiseAdamW(
         rates,
         weight_decay=recipe.weight_decay,
-        multipliers=learning_rate_multipliers(model, recipe.layer_decay, recipe.layer_decay_scheme),
+        multipliers=learning_rate_multipliers(model, decay, recipe.layer_decay_scheme),
         no_weight_decay=without_weight_decay(model),
         beta_1=recipe.beta_1,
         beta_2=recipe.beta_2,

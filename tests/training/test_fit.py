@@ -6,6 +6,7 @@ import pytest
 from gradients import to_numpy
 from training import small_models
 
+import keras_internimage
 from keras_internimage import training
 
 TORCH = keras.backend.backend() == "torch"
@@ -163,3 +164,61 @@ def test_ten_lines_train_a_model(tmp_path):
     np.testing.assert_allclose(
         other.evaluate(images / 127.5 - 1, labels, verbose=0)[0], loss, rtol=1e-3, atol=1e-5
     )
+
+
+def batches(images, labels, row, size=16):
+    """As the documentation has it for labels that `ImageFiles` does not make of folders."""
+    augment = training.augmentation(row, seed=0)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return len(images) // size
+
+        def __getitem__(self, index):
+            part = slice(size * index, size * (index + 1))
+            x, y = augment(images[part], labels[part])
+            return keras_internimage.preprocess_input(x), y
+
+    return Batches()
+
+
+def learns(labels, activation, loss, metric, tmp_path):
+    """Trains by the public names; returns what the saved model predicts for the images."""
+    images, _ = small_models.colours(32)
+    labels = labels.astype("float32")
+    changes = {"learning_rate": 0.2, "color_jitter": 0.0, "epochs": 6}
+    row = training.recipe("finetune", "T", **changes)
+    model = small_models.classifier(classes=labels.shape[1], classifier_activation=activation)
+    model.compile(training.optimizer(model, row, steps=12, batch_size=16), loss, metrics=[metric])
+    data = keras_internimage.preprocess_input(images.astype("float32"))
+    before = model.evaluate(data, labels, verbose=0)[0]
+    history = model.fit(batches(images, labels, row), epochs=6, shuffle=False, verbose=0).history
+    assert model.evaluate(data, labels, verbose=0)[0] < 0.5 * before, history
+    assert model.loss is loss and len(history) == 2
+    model.save(tmp_path / "model.keras")
+    return keras.models.load_model(tmp_path / "model.keras").predict(data, verbose=0)
+
+
+@pytest.mark.any_backend
+def test_several_classes_of_one_image(tmp_path):
+    """Red, blue, any colour, none: a sigmoid for each class, which may all be right at once."""
+    red = np.arange(32) % 2 == 0
+    labels = np.stack([red, ~red, red | True, red & False], 1)
+    scores = learns(
+        labels,
+        "sigmoid",
+        keras.losses.BinaryCrossentropy(),
+        keras.metrics.BinaryAccuracy(),
+        tmp_path,
+    )
+    assert scores.min() >= 0 and scores.max() <= 1
+    np.testing.assert_array_equal(scores > 0.5, labels)
+
+
+@pytest.mark.any_backend
+def test_a_regression(tmp_path):
+    """Numbers of any sign and size: no activation."""
+    red = np.arange(32) % 2 == 0
+    targets = np.where(red, -2.0, 1.5)[:, None]
+    predicted = learns(targets, None, keras.losses.MeanSquaredError(), "mae", tmp_path)
+    assert np.abs(predicted - targets).mean() < 1.0
