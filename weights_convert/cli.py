@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--no-top", action="store_true", help="leave the classification head out")
     add.add_argument("--offset-scale", type=float, help="for geometries that are not published")
     add.add_argument("--container", help="where in a .pth the weights are, such as model_ema")
+    add.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     add.set_defaults(run=_convert)
 
     add = subcommands.add_parser("verify", help="compare a file with a checkpoint, bit by bit")
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add = subcommands.add_parser("export", help="back to the official names and layout")
     add.add_argument("keras_file", help=".weights.h5 or .keras")
     add.add_argument("out", help="ends in .pth or .safetensors")
+    add.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     add.set_defaults(run=_export)
 
     add = subcommands.add_parser("list", help="the published checkpoints")
@@ -59,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add = subcommands.add_parser("download", help="bring a published checkpoint into Keras' cache")
     add.add_argument("name", help="a name of `list`")
     add.add_argument("out", nargs="?", help="also write it here: .pth, .weights.h5 or .keras")
+    add.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     add.set_defaults(run=_download)
     return made
 
@@ -239,7 +242,6 @@ def _check_paths(arguments):
         endings = _OUTPUTS[arguments.command]
         if not out.endswith(endings):
             raise ValueError(f"The output must end in {' or '.join(endings)}. Received: path={out}")
-        # A file of that name is replaced: that is what naming an output means.
         files.check_file(out)
         if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
             raise ValueError(f"The output's folder must exist. Received: path={out}")
@@ -250,6 +252,11 @@ def _check_paths(arguments):
     # But never the file that is read.
     if out is not None and source and os.path.exists(out) and os.path.samefile(source, out):
         raise ValueError(f"The output must be another file than the one read. Received: {out}")
+    if out is not None and os.path.exists(out) and not arguments.overwrite:
+        # It may be a trained model, which cannot be had again.
+        raise ValueError(
+            f"The output must be a new file, or --overwrite be given. Received: path={out}"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -216,10 +216,11 @@ def test_options(tmp_path, weights, capsys):
     against = ("--against", source, "--container", "model_ema")
     code, out, _ = run(capsys, "verify", made, *against)
     assert code == 1 and "head.bias: only in" in out and "no part of the model" in out
-    run(capsys, "convert", source, made, "--no-top", "--container", "model_ema")
+    options = ("--no-top", "--container", "model_ema", "--overwrite")
+    run(capsys, "convert", source, made, *options)
     code, out, _ = run(capsys, "verify", made, *against)
     assert code == 0 and "97 of 97 variables are bit-exact" in out
-    code, out, _ = run(capsys, "convert", source, made, "--classes", "4")
+    code, out, _ = run(capsys, "convert", source, made, "--classes", "4", "--overwrite")
     assert code == 0 and "newly initialised with 4 classes" in out
 
 
@@ -237,11 +238,11 @@ def test_an_offset_scale_for_unpublished_sizes(tmp_path, weights, capsys):
 
 @pytest.mark.any_backend
 def test_paths_are_looked_at_first(tmp_path, capsys, monkeypatch):
-    from keras_internimage.checkpoints import convert, download
+    from keras_internimage.checkpoints import download
+    from keras_internimage.weights_convert import convert, export
 
-    for module, name in ((convert, "convert"), (convert, "export"), (download, "fetch")):
+    for module, name in ((convert, "convert"), (export, "export"), (download, "fetch")):
         monkeypatch.setattr(module, name, None)
-    monkeypatch.setattr(download, "downloaded", None)
     file, folder = tmp_path / "x.safetensors", tmp_path / "folder.keras"
     file.write_text("mine")
     folder.mkdir()
@@ -257,6 +258,11 @@ def test_paths_are_looked_at_first(tmp_path, capsys, monkeypatch):
     assert "must end in" in refused(capsys, "download", name, tmp_path / "x.onnx")
     assert "folder must exist" in refused(capsys, "download", name, none / "x.pth")
     assert file.read_text() == "mine"
+    trained = tmp_path / "model.keras"
+    trained.write_text("trained")
+    for command in (("convert", file), ("download", name)):
+        assert "--overwrite" in refused(capsys, *command, trained)
+    assert trained.read_text() == "trained"
 
 
 @pytest.mark.any_backend
