@@ -367,7 +367,7 @@ def _read(image, size):
     from keras_internimage.preprocessing import load_image
 
     try:
-        return load_image(image, size, exif_orientation=True), None
+        return load_image(image, size), None
     except FileNotFoundError:
         return None, FileNotFoundError(f"An image must exist. Received: {image}, no such file")
     except ValueError as error:

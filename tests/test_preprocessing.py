@@ -166,14 +166,16 @@ class TestLoadImage:
         rgba = pixels(40, 50, 4)
         np.testing.assert_array_equal(load_image(rgba, 32), load_image(rgba[..., :3].copy(), 32))
 
-    def test_exif_orientation_is_ignored(self, tmp_path):
+    def test_exif_orientation_is_ignored_on_demand(self, tmp_path):
         image = Image.fromarray(pixels(40, 50, 3))
         exif = Image.Exif()
         exif[0x0112] = 6  # orientation: rotated by a quarter
         path, turned = tmp_path / "plain.png", tmp_path / "turned.png"
         image.save(path)
         image.save(turned, exif=exif)
-        np.testing.assert_array_equal(load_image(turned, 32), load_image(path, 32))
+        found = load_image(turned, 32, exif_orientation=False)
+        np.testing.assert_array_equal(found, load_image(path, 32))
+        assert not np.array_equal(load_image(turned, 32), found)
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="absent.jpg"):
@@ -218,7 +220,7 @@ class TestLoadImage:
         np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_exif_orientation_is_applied_on_demand(self, tmp_path, orientation):
+    def test_exif_orientation_is_applied(self, tmp_path, orientation):
         image = Image.fromarray(pixels(40, 50, 3))
         exif = Image.Exif()
         exif[0x0112] = orientation

@@ -35,16 +35,11 @@ def why_bad(path):
     """Why a file is no image to train on, or None if it is one. Reads all of it."""
     from PIL import Image
 
-    def small(size):
-        pixels = size[0] * size[1]
-        if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(_too_large(size, Image.MAX_IMAGE_PIXELS))
-        return 1, 1  # every byte is read, at the smallest scale that the format has
-
     if printable(path.name) != path.name:
         return "the name is no UTF-8"
     try:
-        read_image(path, exif_orientation=True, at_least=small)
+        # Every byte is read, at the smallest scale that the format has.
+        read_image(path, at_least=lambda size: (1, 1), most_pixels=Image.MAX_IMAGE_PIXELS)
     except FileNotFoundError:
         return "is a link to nothing" if path.is_symlink() else "is not there any more"
     except MemoryError:
@@ -76,10 +71,6 @@ def explain(path, error):
     if isinstance(cause, ValueError) and str(cause).startswith("is "):
         return str(cause)
     return f"is damaged ({cause or type(cause).__name__})"
-
-
-def _too_large(size, limit):
-    return f"is too large ({size[0]} x {size[1]} pixels; at most {limit} in all)"
 
 
 def _is_text(head):

@@ -207,7 +207,7 @@ class ImageFiles(keras.utils.PyDataset):
         path, _ = self.files[position]
         try:
             if not self.training:
-                return load_image(path, self.size, exif_orientation=True)
+                return load_image(path, self.size)
             random = self._random(epoch, _CROP, int(place))
             image = random_crop(path, self.size, random, **self.crop)
         except FileNotFoundError:
@@ -306,7 +306,7 @@ def random_crop(path, size, random, *, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), 
         parts = right - left, bottom - top
         return tuple(math.ceil(side * size / p) for side, p in zip(whole, parts, strict=True))
 
-    image = read_image(path, exif_orientation=True, at_least=at_least)
+    image = read_image(path, at_least=at_least)
     # The box of the image as it was decoded.
     x, y = (now / full for now, full in zip(image.size, chosen["whole"], strict=True))
     left, top, right, bottom = chosen["box"]

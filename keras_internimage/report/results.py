@@ -26,7 +26,7 @@ class Results:
         title: the page's heading.
         read: function from a path to the image as the model saw it before resizing, uint8
             `(H, W, 3)`, `(H, W)` or a `PIL.Image.Image`. None reads as `preprocessing.load_image`
-            does: 8 bits, an EXIF orientation is ignored.
+            does: 8 bits, upright.
         train_counts: `(classes,)`, integers: how many images of each class were trained on. None
             leaves the table of images by class out.
         provenance: date, duration, versions, device and size of the model; None leaves them out.

@@ -319,7 +319,7 @@ class Run:
 def _upright(path):
     from keras_internimage.preprocessing import read_image
 
-    return read_image(path, exif_orientation=True)
+    return read_image(path)
 
 
 def _listed(images):
