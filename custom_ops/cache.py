@@ -12,7 +12,7 @@ from .toolchain import COMMAND, KernelsUnavailable
 try:
     import fcntl  # what a lock that ends with its process is made of
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 VARIABLE = "KERAS_INTERNIMAGE_CACHE"
 SECONDS_OF_SILENCE = 5

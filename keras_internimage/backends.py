@@ -126,4 +126,4 @@ def hide_tensorflow() -> None:
     TensorFlow itself.
     """
     if is_own_command() and chosen() != "tensorflow":
-        sys.modules.setdefault("tensorflow", None)
+        sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """What all command lines share. Imports nothing that takes long."""
 
 import argparse
+from collections.abc import Sequence
 
 
 def parser(program: str, description: str, **options) -> argparse.ArgumentParser:
@@ -18,7 +19,7 @@ def parser(program: str, description: str, **options) -> argparse.ArgumentParser
     return made
 
 
-def columns(rows: list[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows of strings as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

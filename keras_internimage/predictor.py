@@ -303,7 +303,7 @@ def check_classifier(model: "keras.Model", path: pathlib.Path) -> None:
     """Raises ValueError unless the model gives scores of classes for normalised images."""
     import keras
 
-    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    shapes: Any = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
     if not all(isinstance(shape, tuple) for shape in shapes) or (
         len(shapes[0]) != 4 or shapes[0][-1] != 3 or len(shapes[1]) != 2
     ):

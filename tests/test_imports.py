@@ -139,27 +139,3 @@ print(json.dumps([sorted(names), lazy]))
     assert lazy
     assert len(registered()) > 5
     assert registered() <= set(names)
-
-
-# Each part may import the ones before it, and itself.
-LAYERS_OF_IMPORT = ("ops", "layers", "checkpoints", "models")
-
-
-@pytest.mark.any_backend
-@pytest.mark.parametrize("part", LAYERS_OF_IMPORT)
-def test_imports_never_point_upward(part):
-    above = LAYERS_OF_IMPORT[LAYERS_OF_IMPORT.index(part) + 1 :]
-    for path in sorted((PACKAGE / part).rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        # Inside a function an import is late on purpose: models ask checkpoints for weights so.
-        for node in tree.body:
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            else:
-                continue
-            for name in names:
-                for other in above:
-                    upward = f"keras_internimage.{other}"
-                    assert name != upward and not name.startswith(upward + "."), f"{path}: {name}"

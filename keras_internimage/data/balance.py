@@ -41,13 +41,13 @@ def balanced_order(labels: Sequence[int], classes: int, random: np.random.Genera
     Raises:
         ValueError: a class has no image, or a label is out of range.
     """
-    labels = np.asarray(labels)
-    _counts(labels, classes)
+    of_image = np.asarray(labels)
+    _counts(of_image, classes)
     shares = np.full(classes, len(labels) // classes)
     shares[random.permutation(classes)[: len(labels) % classes]] += 1
     chosen = []
     for label, share in enumerate(shares):
-        own = np.flatnonzero(labels == label)
+        own = np.flatnonzero(of_image == label)
         whole, rest = divmod(share, len(own))
         chosen += [np.tile(own, whole), random.permutation(own)[:rest]]
     return random.permutation(np.concatenate(chosen))

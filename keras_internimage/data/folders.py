@@ -133,11 +133,12 @@ def scan(
     notes = _notes(found, train, validation, bad, empty if skip_bad else [])
     names = tuple(sorted(train))
     label = {name: index for index, name in enumerate(names)}
-    train, validation = (
+    labelled_train, labelled_validation = (
         tuple((file, label[name]) for name in names for file in part.get(name, ()))
         for part in (train, validation)
     )
-    return Images(folder, names, train, validation, tuple(bad) if skip_bad else (), notes)
+    left_out_bad = tuple(bad) if skip_bad else ()
+    return Images(folder, names, labelled_train, labelled_validation, left_out_bad, notes)
 
 
 def images_below(folder: str | os.PathLike) -> list[pathlib.Path]:

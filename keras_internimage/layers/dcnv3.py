@@ -102,9 +102,8 @@ class DCNv3(CompositeLayer):
                 f"Received: strides={self.strides}"
             )
         # The centres of the sampling grid lie where the depthwise convolution looks.
-        self.padding = tuple(
-            d * (k - 1) // 2 for d, k in zip(self.dilation_rate, self.kernel_size, strict=True)
-        )
+        (step_y, step_x), (rows, columns) = self.dilation_rate, self.kernel_size
+        self.padding = (step_y * (rows - 1) // 2, step_x * (columns - 1) // 2)
         self._dw_padding = tuple((k - 1) // 2 for k in self.dw_kernel_size)
         self.geometry = DCNv3Geometry(
             kernel_size=self.kernel_size,

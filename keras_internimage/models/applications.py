@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 from keras import KerasTensor
@@ -76,7 +76,7 @@ def InternImageT(
     classes: int = 1000,
     classifier_activation: _Activation = "softmax",
     name: str = "internimage_t",
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-T: 30 M parameters, 224 x 224 pixels."""
     return _build(
@@ -103,7 +103,7 @@ def InternImageS(
     classes: int = 1000,
     classifier_activation: _Activation = "softmax",
     name: str = "internimage_s",
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-S: 50 M parameters, 224 x 224 pixels."""
     return _build(
@@ -130,7 +130,7 @@ def InternImageB(
     classes: int = 1000,
     classifier_activation: _Activation = "softmax",
     name: str = "internimage_b",
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-B: 97 M parameters, 224 x 224 pixels."""
     return _build(
@@ -157,7 +157,7 @@ def InternImageL(
     classes: int = 1000,
     classifier_activation: _Activation = "softmax",
     name: str = "internimage_l",
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-L: 223 M parameters, 384 x 384 pixels."""
     return _build(
@@ -184,7 +184,7 @@ def InternImageXL(
     classes: int = 1000,
     classifier_activation: _Activation = "softmax",
     name: str = "internimage_xl",
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-XL: 335 M parameters, 384 x 384 pixels."""
     return _build(
@@ -211,7 +211,7 @@ def InternImageH(
     classes: int = 1000,
     classifier_activation: _Activation = "softmax",
     name: str = "internimage_h",
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-H: 1.09 B parameters, 640 x 640 pixels."""
     return _build(
@@ -238,7 +238,7 @@ def InternImageG(
     classes: int = 1000,
     classifier_activation: _Activation = "softmax",
     name: str = "internimage_g",
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-G: 3.08 B parameters, 512 x 512 pixels."""
     return _build(

@@ -45,7 +45,7 @@ def InternImage(
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",
     implementation: str | None = None,
-    dtype=None,
+    dtype: str | keras.DTypePolicy | None = None,
     default_size: int = 224,
     variant: str | None = None,
     name: str = "internimage",

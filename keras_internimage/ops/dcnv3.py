@@ -1,5 +1,7 @@
 """The public DCNv3 operator."""
 
+from typing import Any
+
 import keras
 
 from keras_internimage.ops import dispatch
@@ -149,9 +151,9 @@ class DCNv3Operation(keras.Operation):
 
 
 def dcnv3(
-    inputs,
-    offset,
-    mask=None,
+    inputs: Any,
+    offset: Any,
+    mask: Any = None,
     *,
     groups: int,
     kernel_size: int | tuple[int, int] = 3,
@@ -162,7 +164,7 @@ def dcnv3(
     remove_center: bool = False,
     mask_activation: str | None = None,
     implementation: str | None = None,
-):
+) -> Any:
     """Deformable convolution v3: a masked sum of bilinear samples, per group of channels.
 
     ```
@@ -211,7 +213,7 @@ def dcnv3(
     Deformable Convolutions", 2023, equation 2.
     """
     tensors = [inputs, offset] if mask is None else [inputs, offset, mask]
-    geometry = {
+    arguments: dict[str, Any] = {
         "groups": groups,
         "kernel_size": kernel_size,
         "strides": strides,
@@ -222,9 +224,9 @@ def dcnv3(
     }
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         choices = {"mask_activation": mask_activation, "implementation": implementation}
-        return DCNv3Operation(**geometry, **choices).symbolic_call(*tensors)
+        return DCNv3Operation(**arguments, **choices).symbolic_call(*tensors)
     # Without an operation, which Keras takes longer to make than the kernels to compute.
-    geometry = DCNv3Geometry(**geometry)
+    geometry = DCNv3Geometry(**arguments)
     _check_choices(mask_activation, implementation)
     inputs, offset, *mask = (keras.ops.convert_to_tensor(tensor) for tensor in tensors)
     mask = mask[0] if mask else None

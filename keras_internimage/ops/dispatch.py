@@ -75,7 +75,7 @@ class DeformConv:
 
 
 # In order of preference: the first that can run is taken. The last one always can.
-IMPLEMENTATIONS = [Native(), Pallas(), Portable()]
+IMPLEMENTATIONS: list[Native | Pallas | Portable] = [Native(), Pallas(), Portable()]
 
 
 def names() -> list[str]:

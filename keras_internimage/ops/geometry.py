@@ -3,21 +3,23 @@
 import dataclasses
 import math
 import numbers
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 # Positions further than this from their pixel are outside every image. Infinities, and NaN with a
 # minus sign, are replaced by it.
 FAR = 2.0**24
 
+# One number for both axes, or one for each: (vertical, horizontal).
+PairLike: TypeAlias = int | tuple[int, int] | list[int]
 
-def as_pair(
-    name: str, value: int | tuple[int, int], minimum: int = 1, odd: bool = False
-) -> tuple[int, int]:
+
+def as_pair(name: str, value: PairLike, minimum: int = 1, odd: bool = False) -> tuple[int, int]:
     """`value` as a pair of ints (vertical, horizontal), each at least `minimum`, or also odd.
 
     Raises:
         ValueError: It is none, with `name` for what it is.
     """
-    pair = (value, value) if isinstance(value, numbers.Integral) else value
+    pair: Any = (value, value) if isinstance(value, numbers.Integral) else value
     if (
         not isinstance(pair, (tuple, list))
         or len(pair) != 2
@@ -66,13 +68,26 @@ class DCNv3Geometry:
     Deformable Convolutions", 2023, and the order of points of its official code.
     """
 
-    kernel_size: int | tuple[int, int] = 3
-    strides: int | tuple[int, int] = 1
-    padding: int | tuple[int, int] = 1
-    dilation_rate: int | tuple[int, int] = 1
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (1, 1)
+    dilation_rate: tuple[int, int] = (1, 1)
     groups: int = 1
     offset_scale: float = 1.0
     remove_center: bool = False
+
+    if TYPE_CHECKING:
+        # More types are taken than the attributes have.
+        def __init__(
+            self,
+            kernel_size: PairLike = 3,
+            strides: PairLike = 1,
+            padding: PairLike = 1,
+            dilation_rate: PairLike = 1,
+            groups: int = 1,
+            offset_scale: float = 1.0,
+            remove_center: bool = False,
+        ) -> None: ...
 
     def __post_init__(self):
         def assign(name, value):
@@ -121,9 +136,8 @@ class DCNv3Geometry:
     @property
     def center(self) -> tuple[int, int]:
         """Pair of ints: the kernel's middle relative to its first row and column."""
-        return tuple(
-            d * (k - 1) // 2 for d, k in zip(self.dilation_rate, self.kernel_size, strict=True)
-        )
+        (step_y, step_x), (rows, columns) = self.dilation_rate, self.kernel_size
+        return step_y * (rows - 1) // 2, step_x * (columns - 1) // 2
 
     def output_size(self, height: int | None, width: int | None) -> tuple:
         """Output size `(Ho, Wo)` for an input of `height` by `width` pixels.

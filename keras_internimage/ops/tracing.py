@@ -7,10 +7,13 @@ is looked for among the exporters. What is not recognised needs `portable_ops()`
 import contextlib
 import contextvars
 import sys
+from collections.abc import Iterator
 
 import keras
 
-_context = contextvars.ContextVar("keras_internimage_operators", default=None)
+_context: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "keras_internimage_operators", default=None
+)
 
 # Modules that trace a model in order to write it, by their beginnings.
 _EXPORTERS = (
@@ -27,7 +30,7 @@ _EXPORTERS = (
 
 
 @contextlib.contextmanager
-def portable_ops():
+def portable_ops() -> Iterator[None]:
     """Within it, DCNv3 is computed by standard operations of the backend, whatever was chosen.
 
     For exporters that are not recognised: `with portable_ops(): my_exporter(model)`. Keras'
@@ -43,7 +46,7 @@ def portable_ops():
 
 
 @contextlib.contextmanager
-def operators(kind):
+def operators(kind: str) -> Iterator[None]:
     """Within it, DCNv3 is what one kind of exported file can hold, or holds best.
 
     - `"portable"`: standard operations of the backend.

@@ -11,7 +11,7 @@ from keras_internimage.ops import portable
 from keras_internimage.ops.partitioning_jax import batch_parallel, differentiable
 
 _NAME = "keras_internimage_dcnv3"
-_platforms = set()
+_platforms: set[str] = set()
 
 
 def load(path):

@@ -3,6 +3,8 @@
 The gradient is an operation too, and its own gradient that of the portable operator.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import config
@@ -15,7 +17,7 @@ _ATTRIBUTES = (
     "kernel_size", "strides", "padding", "dilation_rate", "groups", "offset_scale",
     "remove_center", "softmax",
 )  # fmt: skip
-_loaded = {}
+_loaded: dict[str, Any] = {}
 
 
 def load(path):

@@ -97,8 +97,8 @@ def _backward(ctx, grad_output, operator=None):
 
 
 def _setup_context_of_backward(ctx, inputs, output):
-    *tensors, ctx.arguments = *inputs[:3], inputs[3:]
-    ctx.save_for_backward(*tensors)
+    ctx.arguments = inputs[3:]
+    ctx.save_for_backward(*inputs[:3])
 
 
 def _backward_of_backward(ctx, *upstreams):
