@@ -4,10 +4,10 @@
     python examples/train_distributed.py RUN --coordinator 10.0.0.1:1234 --processes 2 --process 0
     torchrun --nproc-per-node 8 examples/train_distributed.py RUN
 
-RUN is a folder. It gets a checkpoint every so many steps, by Orbax or, of TensorFlow's mirrored
-variables, by TensorFlow; the same command again, after an end however sudden, goes on from the
-last one that is complete, to the same weights. Where there
-are several processes, all see that folder, and each runs the same command but for its --process.
+RUN is a folder for checkpoints, written every few steps by Orbax or, for TensorFlow's mirrored
+variables, by TensorFlow. After any kind of stop, the same command resumes from the last complete
+checkpoint and ends with the same weights. With several processes, all must see that folder, and each
+runs the same command with its own --process.
 
 Data are scikit-learn's handwritten digits, or --data: a folder of images, a subfolder a class. Each
 step's batch is drawn by its number alone and each process reads its own share of it, so there is

@@ -1,7 +1,7 @@
 """Batches of images from files, as a `keras.utils.PyDataset`: for every backend, with threads.
 
-What a batch holds is a function of (seed, epoch, index) and of the files alone. A training that
-goes on after an interruption therefore sees exactly what it would have seen without one.
+What a batch holds is a function of (seed, epoch, index) and of the files alone. A resumed training
+therefore sees exactly what an uninterrupted one would have seen.
 """
 
 import concurrent.futures

@@ -90,7 +90,7 @@ def test_keras_cannot_recompute_a_model(backend):
 
 @upstream("torch", keras="3.15.1")
 def test_keras_draws_anew_for_a_gradient():
-    """The reason why blocks draw for stochastic depth before what is computed anew."""
+    """The reason why blocks draw for stochastic depth before what is rematerialised."""
     import torch
 
     with keras.RematScope(mode="full"):
