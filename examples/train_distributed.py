@@ -6,8 +6,8 @@
 
 RUN is a folder for checkpoints, written every few steps by Orbax or, for TensorFlow's mirrored
 variables, by TensorFlow. After any kind of stop, the same command resumes from the last complete
-checkpoint and ends with the same weights. With several processes, all must see that folder, and each
-runs the same command with its own --process.
+checkpoint and ends with the same weights. With several processes, all must see that folder, and
+each runs the same command with its own --process.
 
 Data are scikit-learn's handwritten digits, or --data: a folder of images, a subfolder a class. Each
 step's batch is drawn by its number alone and each process reads its own share of it, so there is

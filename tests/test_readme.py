@@ -40,6 +40,15 @@ def offline(monkeypatch, tmp_path):
     return tmp_path
 
 
+def trained(folder):
+    """What a training leaves for a prediction."""
+    folder.mkdir()
+    keras.Sequential(
+        [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
+    ).save(folder / "model.keras")
+    (folder / "labels.json").write_text('["daisy", "tulip"]')
+
+
 @pytest.mark.any_backend
 def test_first_block_is_short():
     lines = [line for line in BLOCKS[0].splitlines() if line]
@@ -50,10 +59,14 @@ def test_first_block_is_short():
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_block_runs(number, offline, capsys):
     names = {}
+    if "flowers-internimage" in BLOCKS[number]:
+        trained(offline / "flowers-internimage")
     exec(compile(BLOCKS[number], f"README.md, Python block {number + 1}", "exec"), names)
     if "decode_predictions" in BLOCKS[number]:
         printed = capsys.readouterr().out
         assert len(re.findall(r"^ *\d+\.\d%  class_\d+$", printed, flags=re.MULTILINE)) == 3
+    if "flowers-internimage" in BLOCKS[number]:
+        assert sorted(label for label, _ in names["prediction"]) == ["daisy", "tulip"]
     if "model.save" in BLOCKS[number]:
         assert keras.saving.load_model("fine_tuned.keras").output_shape == (None, 2)
     if "output" in names:
