@@ -1,14 +1,26 @@
 """`python -m keras_internimage.custom_ops`: build the native kernels, see and remove them."""
 
+import argparse
 import sys
-
-from keras_internimage import command_line
 
 from . import build, cache, toolchain
 
 
+class _Version(argparse.Action):
+    """Prints the package's version. This folder works alone as well, so it is asked for late."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from keras_internimage import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
+
+
 def _parser():
-    made = command_line.parser(toolchain.COMMAND, "The native kernels of DCNv3.")
+    made = argparse.ArgumentParser(
+        prog=toolchain.COMMAND, description="The native kernels of DCNv3."
+    )
+    made.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     add = subcommands.add_parser("build", help="build them now, also where that failed before")
