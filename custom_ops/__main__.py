@@ -83,7 +83,7 @@ def _status(arguments):
 
 def _clean(arguments):
     removed = cache.clean()
-    print(f"{cache.root()}: {len(removed)} build{'s' * (len(removed) != 1)} removed")
+    print(f"{cache.root()}: {len(removed)} {'build' if len(removed) == 1 else 'builds'} removed")
 
 
 def main(arguments=None):

@@ -90,10 +90,10 @@ def check_folder(folder: str | os.PathLike) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         others = found
     if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise ValueError(
             "The output must be a new or empty folder, or one that this package wrote: nothing "
-            f"else is replaced. Received: path={folder}, which holds {others[0]}"
-            + (f" and {len(others) - 1} other file{'s' * (len(others) > 2)}" * (len(others) > 1))
+            f"else is replaced. Received: path={folder}, which holds {others[0]}{more}"
         )
 
 

@@ -62,10 +62,10 @@ def test_only_folders_that_were_written_here_are_replaced(tmp_path):
     files.check_folder(folder)
     (folder / "mine.txt").write_text("")
     (folder / "other.txt").write_text("")
-    with pytest.raises(ValueError, match="which holds mine.txt and 1 other file$"):
+    with pytest.raises(ValueError, match="which holds mine.txt and 1 more$"):
         files.check_folder(folder)
     (folder / files.MANIFEST).write_text("damaged")
-    with pytest.raises(ValueError, match="which holds a/b.txt and 2 other files"):
+    with pytest.raises(ValueError, match="which holds a/b.txt and 2 more"):
         files.check_folder(folder)
 
 

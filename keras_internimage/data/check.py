@@ -93,4 +93,4 @@ def shown(path, folder):
 
 def count(number, noun):
     """`1 file`, `2 files`."""
-    return f"{number} {noun}" + "s" * (number != 1)
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -87,7 +87,7 @@ def processor_name() -> str:
         name = _macos_name()
     name = " ".join((name or platform.processor() or platform.machine()).split())
     threads = os.cpu_count()
-    return f"{name}, {threads} thread{'s' * (threads != 1)}" if threads else name
+    return f"{name}, {threads} {'thread' if threads == 1 else 'threads'}" if threads else name
 
 
 def _linux_name(path="/proc/cpuinfo"):
