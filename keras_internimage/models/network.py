@@ -16,6 +16,7 @@ from keras_internimage.layers.composite import (
     linear_initializer,
     without_remat,
 )
+from keras_internimage.layers.norms import BatchNormalization, LayerNormalization
 from keras_internimage.models.config import InternImageConfig
 
 # The widths of the head of InternImage-H and -G, the same for both.
@@ -112,9 +113,7 @@ def limit_remat_to_blocks(model: keras.Model) -> None:
 
 def _average_head(x, dtype):
     x = _pointwise(int(x.shape[-1] * HEAD_RATIO), x, "head_conv", dtype, use_bias=False)
-    x = keras.layers.BatchNormalization(
-        axis=-1, momentum=0.9, epsilon=1e-5, name="head_norm", dtype=dtype
-    )(x)
+    x = BatchNormalization(axis=-1, momentum=0.9, epsilon=1e-5, name="head_norm", dtype=dtype)(x)
     x = keras.layers.Activation("gelu", name="head_gelu", dtype=dtype)(x)
     return keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", name="avg_pool", dtype=dtype
@@ -144,7 +143,7 @@ def _pointwise(filters, x, name, dtype, use_bias=True):
 
 
 def _layer_norm(name, dtype):
-    return keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name, dtype=dtype)
+    return LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name, dtype=dtype)
 
 
 def _drop_path_rates(rate, blocks):

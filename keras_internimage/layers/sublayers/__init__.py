@@ -26,12 +26,14 @@ def run(owner: keras.layers.Layer, layer: keras.layers.Layer, inputs, **kwargs):
         or _rematerializing.get() == BY_LAYER_CALL
     ):
         return layer(inputs, **kwargs)
-    fast = _backend.FAST.get(type(layer))
-    if fast is not None:
-        outputs = fast(layer, inputs)
-        if outputs is not None:
-            return outputs
-    return layer.call(inputs, **kwargs)
+    outputs = fast_path(type(layer), layer, inputs)
+    return layer.call(inputs, **kwargs) if outputs is None else outputs
+
+
+def fast_path(kind: type, layer: keras.layers.Layer, inputs):
+    """The outputs of `layer` by the fast path of layers of type `kind`, None without one."""
+    fast = _backend.FAST.get(kind)
+    return None if fast is None else fast(layer, inputs)
 
 
 def chain(owner: keras.layers.Layer, layers: tuple, inputs, training: bool | None):

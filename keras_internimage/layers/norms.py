@@ -1,0 +1,33 @@
+"""Keras' norms for between the blocks and in the head, with right derivatives of gradients.
+
+In TensorFlow, Keras makes both of `tf.nn.moments`, through which derivatives of gradients are
+wrong without a word (see `sublayers.tensorflow`). These differ in nothing else. The classes are
+named as Keras' are, because paths in `.weights.h5` and `.keras` files are made of class names.
+"""
+
+import keras
+from keras import ops
+
+from keras_internimage.layers import sublayers
+from keras_internimage.layers.composite import registered
+
+
+@registered
+class LayerNormalization(keras.layers.LayerNormalization):
+    """As `keras.layers.LayerNormalization`; its gradients can be differentiated."""
+
+    def call(self, inputs):
+        outputs = sublayers.fast_path(keras.layers.LayerNormalization, self, inputs)
+        return super().call(inputs) if outputs is None else outputs
+
+
+@registered
+class BatchNormalization(keras.layers.BatchNormalization):
+    """As `keras.layers.BatchNormalization`; its gradients can be differentiated."""
+
+    def _moments(self, inputs, mask):
+        if keras.backend.backend() != "tensorflow" or self.synchronized or mask is not None:
+            return super()._moments(inputs, mask)
+        mean = ops.mean(inputs, axis=self._reduction_axes, keepdims=True)
+        variance = ops.mean(ops.square(inputs - mean), axis=self._reduction_axes)
+        return ops.squeeze(mean, self._reduction_axes), variance

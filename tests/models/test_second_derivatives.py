@@ -1,0 +1,65 @@
+"""Derivatives of gradients through whole models, against differences of gradients."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import penalty_grads, value_and_grads
+from models import reference
+
+from keras_internimage import InternImage
+
+BACKEND = keras.backend.backend()
+# TensorFlow computes whole models in float64. JAX has none here, nor PyTorch in Keras' layers.
+DTYPE, STEP, BOUND = ("float64", 1e-5, 1e-5) if BACKEND == "tensorflow" else ("float32", 1e-2, 2e-2)
+SIZE = 64
+TINY = {
+    "channels": 16,
+    "depths": (1, 1, 1, 1),
+    "groups": (1, 2, 4, 8),
+    "level2_post_norm": True,
+    "level2_post_norm_block_ids": (0,),
+}
+
+
+def make():
+    model = InternImage(
+        **TINY, input_shape=(SIZE, SIZE, 3), classes=3, classifier_activation=None, dtype=DTYPE
+    )
+    generator = np.random.default_rng(1)
+    for weight in model.trainable_variables:
+        value = reference.as_array(weight)
+        weight.assign(value + generator.normal(0, 0.1, value.shape))
+    return model
+
+
+def called(model, training):
+    if BACKEND != "jax":
+        return lambda x: model(x, training=training)
+    trainable = [v.value for v in model.trainable_variables]
+    rest = [v.value for v in model.non_trainable_variables]
+    return lambda x: model.stateless_call(trainable, rest, x, training=training)[0]
+
+
+def check_by_differences(function):
+    """Along one direction, from gradients that are not differentiated."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, SIZE, SIZE, 3)).astype(DTYPE)
+    mode = "graph" if BACKEND == "jax" else "eager"
+
+    def penalty(x):
+        def total(x):
+            return keras.ops.sum(function(x) ** 2)
+
+        _, (grad,) = value_and_grads(total, [x], np.ones((), DTYPE), mode)
+        return (grad.astype("float64") ** 2).sum()
+
+    (found,) = penalty_grads(function, [x], mode)
+    slope = np.linalg.norm(found)
+    step = (STEP * found / slope).astype(DTYPE)
+    expected = (penalty(x + step) - penalty(x - step)) / (2 * STEP)
+    assert abs(slope - expected) < BOUND * slope
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_gradient_penalty(training):
+    check_by_differences(called(make(), training))
