@@ -23,7 +23,9 @@ def main():
     options = parser.parse_args()
 
     images = scan(options.folder)
-    recipe = training.recipe("finetune", "T", epochs=options.epochs)
+    # Weights that are random need higher rates than pretrained ones.
+    name = "scratch" if options.weights == "none" else "finetune"
+    recipe = training.recipe(name, "T", epochs=options.epochs)
     of_batches = len(images.class_names), options.size, options.batch_size
     data = ImageFiles.for_training(images.train, *of_batches, recipe)
     held_out = ImageFiles(images.validation, *of_batches, training=False)

@@ -157,7 +157,8 @@ def _by_part(found, folders, files, kinds, inside):
 
 
 def _kind(name):
-    words = set(re.split(r"[\W_]+", name.casefold()))
+    # Also in one word with others: `TrainImages`, `train2017`.
+    words = {x.lower() for x in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
     for kind, known in (("test", TEST), ("validation", VALIDATION), ("training", TRAINING)):
         if words & known:
             return kind
@@ -178,7 +179,7 @@ def _refuse_same_folders(folder, inside):
     if len(inside) < 2 or None in inside.values():
         return
     shared = set.intersection(*inside.values())
-    if len(shared) < 2 or any(names != shared for names in inside.values()):
+    if len(shared) < 2 or 2 * len(shared) <= len(set.union(*inside.values())):
         return
     names = ", ".join(f"{inner.name}/" for inner in inside)
     same = ", ".join(f"{name}/" for name in sorted(shared)[:3]) + (

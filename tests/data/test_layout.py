@@ -34,6 +34,8 @@ class TestParts:
             ("training_set", "valid"),
             ("seg_train", "seg_val"),
             ("Training", "Validation Set"),
+            ("train2017", "val2017"),
+            ("TrainImages", "ValImages"),
         ],
     )
     def test_names_of_parts(self, tmp_path, train, validation):
@@ -72,8 +74,13 @@ class TestParts:
         text = refusal(self.parts(tmp_path, "train", "val", "extra"))
         assert "no others with images" in text and "with extra/" in text
 
-    def test_parts_of_unknown_names(self, tmp_path):
-        text = refusal(self.parts(tmp_path, "one", "two"))
+    @pytest.mark.parametrize("more", [(), ("sky",)])
+    def test_parts_of_unknown_names(self, tmp_path, more):
+        photographs.folder(self.parts(tmp_path, "one", "two") / "two", images=2)
+        for name in more:  # a class that one of the parts has alone
+            (tmp_path / "two" / name).mkdir()
+            photographs.piece("china", 9).save(tmp_path / "two" / name / "a.jpg")
+        text = refusal(tmp_path)
         assert "one/, two/, which all hold china/, flower/" in text
 
     def test_classes_with_folders_of_their_own(self, data):
