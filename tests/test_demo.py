@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL
 
 import keras_internimage
 from keras_internimage.checkpoints import DownloadError
@@ -17,7 +18,7 @@ EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 
 def tiny(**options):
     options.setdefault("input_shape", (None, None, 3))
-    return keras_internimage.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), **options)
+    return keras_internimage.InternImage(**SMALL, **options)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_a_model_needs_no_foreign_framework():
     added = modules_after(
         "import keras, numpy; keras.layers.Dense(2)(numpy.zeros((1, 4), 'float32'))",
         "import keras_internimage as k",
-        "m = k.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(32, 32, 3), classes=2)",
+        f"m = k.InternImage(**{SMALL}, input_shape=(32, 32, 3), classes=2)",
         "x, y, z = [numpy.zeros((1, 4, 4, c), 'float32') for c in (4, 36, 18)]",
         "k.ops.dcnv3(x, y, z, groups=2, mask_activation='softmax')",
     )

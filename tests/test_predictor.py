@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL
 
 import keras_internimage
 from keras_internimage import exports, predictor
@@ -19,7 +20,7 @@ def build(**options):
     """A tiny classifier whose scores differ from image to image."""
     keras.utils.set_random_seed(0)
     arguments = {"input_shape": (32, 32, 3), "classes": 3, **options}
-    return keras_internimage.InternImage(16, (1, 1, 1, 1), (1, 2, 4, 8), **arguments)
+    return keras_internimage.InternImage(**SMALL, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_what_is_no_model(tmp_path):
             keras_internimage.load(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="internimage_t_1k_225, no such file"):
         keras_internimage.load("internimage_t_1k_225")
-    backbone = keras_internimage.InternImageBackbone(16, (1, 1, 1, 1), (1, 2, 4, 8))
+    backbone = keras_internimage.InternImageBackbone(**SMALL)
     backbone.save(tmp_path / "backbone.keras")
     with pytest.raises(ValueError, match="one score for each class"):
         keras_internimage.load(tmp_path / "backbone.keras")

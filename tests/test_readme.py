@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL
 
 import keras_internimage
 from keras_internimage.checkpoints import published
@@ -22,9 +23,7 @@ def offline(monkeypatch, tmp_path):
 
     def small(weights, **options):
         assert weights == "imagenet"
-        return keras_internimage.InternImage(
-            16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(None, None, 3), **options
-        )
+        return keras_internimage.InternImage(**SMALL, input_shape=(None, None, 3), **options)
 
     monkeypatch.setattr(keras_internimage, "InternImageT", small)
     decode = keras.applications.imagenet_utils.decode_predictions

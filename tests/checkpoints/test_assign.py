@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import small_models
 from checkpoints.conftest import (
     TINY,
     build,
@@ -15,7 +16,6 @@ from checkpoints.conftest import (
     to_torch,
 )
 
-import keras_internimage
 from keras_internimage.checkpoints import CheckpointError, MismatchError, load_weights
 from keras_internimage.checkpoints.names.classifier import TABLE
 
@@ -176,9 +176,7 @@ def dense(weights, gammas=False):
 
 
 def backbone(**changes):
-    return keras_internimage.InternImageBackbone(
-        channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), remove_center=True, **changes
-    )
+    return small_models.backbone(image_shape=(None, None, 3), remove_center=True, **changes)
 
 
 def test_the_backbone_of_a_dense_task(tmp_path, weights):

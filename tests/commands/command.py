@@ -1,8 +1,10 @@
 """The command in this process, and options that make it quick."""
 
+from small_models import SMALL, as_options
+
 from keras_internimage.commands.train import cli
 
-NETWORK = "--channels 16 --depths 1 1 1 1 --groups 1 2 4 8 --resolution 32".split()
+NETWORK = [*as_options(SMALL), "--resolution", "32"]
 QUICK = [*NETWORK, *"--epochs 1 --batch-size 8 --recipe finetune".split()]
 
 

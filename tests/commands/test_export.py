@@ -4,6 +4,7 @@ import json
 
 import keras
 import pytest
+from small_models import SMALL
 
 import keras_internimage
 from keras_internimage import predictor
@@ -18,9 +19,9 @@ LABELS = ["left", "right"]
 def folder(tmp_path_factory):
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("trained")
-    keras_internimage.InternImage(
-        16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(32, 32, 3), classes=2
-    ).save(folder / "model.keras")
+    keras_internimage.InternImage(**SMALL, input_shape=(32, 32, 3), classes=2).save(
+        folder / "model.keras"
+    )
     (folder / "labels.json").write_text(json.dumps({"classes": LABELS, "resolution": 32}))
     return folder
 
@@ -71,7 +72,7 @@ def test_what_can_be_left_out_or_replaced(folder, tmp_path, exported, capsys):
 
 
 def test_a_model_alone_is_as_it_is(folder, tmp_path, exported):
-    backbone = keras_internimage.InternImageBackbone(16, (1, 1, 1, 1), (1, 2, 4, 8))
+    backbone = keras_internimage.InternImageBackbone(**SMALL)
     backbone.save(tmp_path / "backbone.keras")
     assert export.main([str(tmp_path / "backbone.keras"), str(tmp_path / "b.onnx")]) == 0
     _, options = exported.pop()

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL
 
 import keras_internimage
 
@@ -86,9 +87,7 @@ def test_help_of_a_module(module):
 
 def test_a_framework_says_nothing(tmp_path):
     """One process, as if it were each command; the backend is imported in it as they do it."""
-    model = keras_internimage.InternImage(
-        16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(32, 32, 3), classes=2
-    )
+    model = keras_internimage.InternImage(**SMALL, input_shape=(32, 32, 3), classes=2)
     model.save(tmp_path / "model.keras")
     (tmp_path / "labels.json").write_text('["left", "right"]')
     Image.fromarray(np.zeros((40, 50, 3), "uint8")).save(tmp_path / "a.png")

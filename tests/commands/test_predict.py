@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL
 
 import keras_internimage
 from keras_internimage import predictor
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.any_backend
 def folder(tmp_path_factory):
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("trained")
-    keras_internimage.InternImage(
-        16, (1, 1, 1, 1), (1, 2, 4, 8), input_shape=(32, 32, 3), classes=2
-    ).save(folder / "model.keras")
+    keras_internimage.InternImage(**SMALL, input_shape=(32, 32, 3), classes=2).save(
+        folder / "model.keras"
+    )
     (folder / "labels.json").write_text('["a, b", "c"]')
     return folder
 

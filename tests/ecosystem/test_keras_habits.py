@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from ecosystem.small import EAGER, IMAGES, SIZES, backbone, check_same, moved, sgd
+from ecosystem.small import EAGER, IMAGES, backbone, check_same, sgd
 from models.reference import as_array
+from small_models import TINY, with_offsets
 
 from keras_internimage import InternImage, InternImageBackbone
 
@@ -13,7 +14,7 @@ LABELS = np.array([0, 2])
 
 def classifier(**options):
     options = {"input_shape": (64, 64, 3), "classes": 3, **options}
-    return moved(InternImage(**SIZES, **options))
+    return with_offsets(InternImage(**TINY, **options))
 
 
 def compiled(model, **options):
@@ -140,13 +141,13 @@ def test_averaged_weights_are_swapped_in():
 def test_a_fine_tuned_file_gives_the_backbone_its_weights(tmp_path):
     model = classifier()
     model.save(tmp_path / "tuned.keras")
-    encoder = InternImageBackbone(**SIZES, weights=str(tmp_path / "tuned.keras"))
+    encoder = InternImageBackbone(**TINY, weights=str(tmp_path / "tuned.keras"))
     features = keras.Model(model.input, model.get_layer("stage4_norm").output)
     np.testing.assert_allclose(
         encoder.predict(IMAGES, verbose=0), features.predict(IMAGES, verbose=0), atol=1e-5
     )
     other = InternImage(
-        **SIZES, input_shape=(64, 64, 3), classes=5, weights=str(tmp_path / "tuned.keras")
+        **TINY, input_shape=(64, 64, 3), classes=5, weights=str(tmp_path / "tuned.keras")
     )
     np.testing.assert_array_equal(
         as_array(other.get_layer("stem").conv1.kernel),

@@ -8,9 +8,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+import small_models
 from PIL import Image
 
-from keras_internimage import InternImage, InternImageBackbone, export, preprocess_input
+from keras_internimage import export, preprocess_input
 from keras_internimage.exports import benchmark, formats
 from keras_internimage.layers import DCNv3
 from keras_internimage.ops import dispatch
@@ -20,21 +21,15 @@ BACKEND = keras.config.backend()
 # What a writer can do besides is tested where it runs.
 by_torch = pytest.mark.skipif(BACKEND != "torch", reason="written by PyTorch")
 by_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="written by TensorFlow")
-OPTIONS = {"channels": 16, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
 
 
 def filled(model):
-    """Offsets and masks as after training, not zero."""
-    rng = np.random.default_rng(0)
-    for variable in model.variables:
-        if "offset_mask" in variable.path:
-            variable.assign(rng.normal(scale=0.3, size=variable.shape))
-    return model
+    return small_models.with_offsets(model, scale=0.3)
 
 
 def classifier(input_shape=(64, 64, 3), **kwargs):
-    kwargs = {"classes": 7, "drop_path_rate": 0.1, **OPTIONS, **kwargs}
-    return filled(InternImage(weights=None, input_shape=input_shape, **kwargs))
+    kwargs = {"classes": 7, "drop_path_rate": 0.1, **kwargs}
+    return filled(small_models.classifier(input_shape=input_shape, **kwargs))
 
 
 def scores(model, images):
@@ -306,7 +301,7 @@ def test_bfloat16(tmp_path, name):
     ],
 )
 def test_a_pyramid_keeps_its_levels_names(tmp_path, name):
-    backbone = filled(InternImageBackbone(image_shape=(64, 64, 3), **OPTIONS))
+    backbone = filled(small_models.backbone(image_shape=(64, 64, 3)))
     model = keras.Model(backbone.inputs, backbone.pyramid_outputs)
     export(model, tmp_path / name)
     target = formats.of(tmp_path / name)

@@ -5,8 +5,9 @@ import os
 import keras
 import numpy as np
 import pytest
+from small_models import classifier
 
-from keras_internimage import InternImage, export, predictor
+from keras_internimage import export, predictor
 from keras_internimage.commands import export as command
 from keras_internimage.exports import exporting, formats
 
@@ -15,9 +16,7 @@ pytestmark = pytest.mark.skipif(keras.config.backend() != "torch", reason="no di
 
 @pytest.fixture(scope="module")
 def model():
-    return InternImage(
-        channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), weights=None, input_shape=(32, 32, 3)
-    )
+    return classifier()
 
 
 @pytest.mark.parametrize(
@@ -105,14 +104,7 @@ def test_a_file_too_large_for_litert(tmp_path, model, monkeypatch):
 
 
 def test_sizes_that_the_heads_of_h_and_g_cannot_take(tmp_path):
-    model = InternImage(
-        channels=16,
-        depths=(1, 1, 1, 1),
-        groups=(1, 2, 4, 8),
-        weights=None,
-        input_shape=(64, 64, 3),
-        use_clip_projector=True,
-    )
+    model = classifier(input_shape=(64, 64, 3), use_clip_projector=True)
     with pytest.raises(ValueError, match="multiples of 32"):
         export(model, tmp_path / "model.onnx", input_shape=(75, 64, 3))
     assert not list(tmp_path.iterdir())

@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import small_models
 
-from keras_internimage import InternImageBackbone, layers, portable_ops
+from keras_internimage import layers, portable_ops
 from keras_internimage.exports import formats
 from keras_internimage.ops import dispatch
 
@@ -16,14 +17,8 @@ if not dispatch.runs("native"):
 @pytest.fixture(scope="module")
 def model():
     """A user's own model around a nested backbone, after `fit` and `predict`."""
-    backbone = InternImageBackbone(
-        channels=16,
-        depths=(1, 1, 1, 1),
-        groups=(1, 2, 4, 8),
-        image_shape=(32, 32, 3),
-    )
     images = keras.Input((32, 32, 3))
-    features = keras.tree.flatten(backbone(images))[-1]
+    features = keras.tree.flatten(small_models.backbone()(images))[-1]
     outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(features))
     model = keras.Model(images, outputs)
     model.compile("sgd", "mse")

@@ -4,13 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from small_models import SMALL, TINY
 
 from keras_internimage import InternImage, InternImageBackbone, layers
 
-TINY = {
-    "channels": 8,
-    "depths": (1, 1, 1, 1),
-    "groups": (1, 2, 4, 8),
+OPTIONS = {
+    **TINY,
     "input_shape": (64, 64, 3),
     "use_clip_projector": True,
     "center_feature_scale": True,
@@ -64,11 +63,11 @@ def drawn(monkeypatch):
 
 def test_nothing_large_is_drawn_for_weights_that_follow(drawn, tmp_path):
     path = str(tmp_path / "x.weights.h5")
-    model = InternImage(**TINY, classes=3)
+    model = InternImage(**OPTIONS, classes=3)
     assert (64, 256) in drawn and (8, 8) in drawn  # of the last stage, and of the first
     model.save_weights(path)
     drawn.clear()
-    loaded = InternImage(**TINY, classes=3, weights=path)
+    loaded = InternImage(**OPTIONS, classes=3, weights=path)
     # The depthwise windows, and three layers of the head.
     assert {np.prod(shape) for shape in drawn if len(shape) > 1} <= {
         *(9 * 8 * 2**stage for stage in range(4)), 64 * 4096, 32 * 1024, 768 * 3,
@@ -76,15 +75,15 @@ def test_nothing_large_is_drawn_for_weights_that_follow(drawn, tmp_path):
     for weight, expected in zip(loaded.weights, model.weights, strict=True):
         np.testing.assert_array_equal(as_array(weight), as_array(expected), err_msg=weight.path)
 
-    fresh = InternImage(**TINY, classes=5, weights=path)
+    fresh = InternImage(**OPTIONS, classes=5, weights=path)
     assert 0.01 < as_array(fresh.get_layer("predictions").kernel).std() < 0.03
 
     # Neither a clone nor the next model starts as zeros, not even after weights that do not fit.
     with pytest.raises(ValueError, match="must fit the model"):
-        InternImageBackbone(16, (1, 1, 1, 1), (1, 2, 4, 8), weights=path)
+        InternImageBackbone(**SMALL, weights=path)
     for model in (
         keras.models.clone_model(loaded),
-        InternImageBackbone(8, (1, 1, 1, 1), (1, 2, 4, 8)),
+        InternImageBackbone(**TINY),
     ):
         for part in ("mlp_fc1", "mlp_fc2", "dcn"):
             layer = getattr(model.get_layer("stage4_block1"), part)

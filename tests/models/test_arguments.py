@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import pytest
 from models.reference import call, without_values
+from small_models import TINY
 
 import keras_internimage
 from keras_internimage import InternImage, InternImageBackbone, InternImageH, InternImageT, models
 from keras_internimage.models.config import InternImageConfig
 from keras_internimage.weights_convert.export import export
 
-TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
 FUNCTIONS = [getattr(models, f"InternImage{variant}") for variant in models.VARIANTS]
 
 

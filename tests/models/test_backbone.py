@@ -6,13 +6,12 @@ import keras
 import numpy as np
 import pytest
 from models.reference import as_array, call
+from small_models import TINY
 
 from keras_internimage import InternImageBackbone
 
 CONFIG = {
-    "channels": 8,
-    "depths": (1, 1, 1, 1),
-    "groups": (1, 2, 4, 8),
+    **TINY,
     "layer_scale": 0.1,
     "post_norm": True,
     "image_shape": (64, 64, 3),

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import pytest
 from models import reference
+from small_models import TINY
 
 from keras_internimage import InternImage, InternImageBackbone
 
 BACKENDS = ("tensorflow", "jax", "torch")
-TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gradients import penalty_grads, value_and_grads
 from models import reference
+from small_models import SMALL
 
 from keras_internimage import InternImage
 
@@ -16,10 +17,8 @@ if BACKEND == "tensorflow":
 else:
     DTYPE, STEP, BOUND, NOISE = "float32", 1e-2, 2e-2, 0.1
 SIZE = 64
-TINY = {
-    "channels": 16,
-    "depths": (1, 1, 1, 1),
-    "groups": (1, 2, 4, 8),
+OPTIONS = {
+    **SMALL,
     "level2_post_norm": True,
     "level2_post_norm_block_ids": (0,),
 }
@@ -28,7 +27,7 @@ TINY = {
 def make():
     images = keras.Input((SIZE, SIZE, 3), dtype=DTYPE)  # which would be cast to float32 otherwise
     model = InternImage(
-        **TINY, input_tensor=images, classes=3, classifier_activation=None, dtype=DTYPE
+        **OPTIONS, input_tensor=images, classes=3, classifier_activation=None, dtype=DTYPE
     )
     generator = np.random.default_rng(1)
     for weight in model.trainable_variables:

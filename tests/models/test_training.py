@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 from models.reference import as_array
+from small_models import TINY
 
 from keras_internimage import InternImage, InternImageBackbone, layers
 
 BACKEND = keras.config.backend()
-TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8), "classes": 3}
+OPTIONS = {**TINY, "classes": 3}
 
 
 def data(samples=8, side=32):
@@ -51,14 +52,14 @@ def paths(model):
 
 def make(**kwargs):
     return InternImage(
-        **{**TINY, "layer_scale": 0.1, "post_norm": True, "drop_path_rate": 0.2, **kwargs},
+        **{**OPTIONS, "layer_scale": 0.1, "post_norm": True, "drop_path_rate": 0.2, **kwargs},
         input_shape=(32, 32, 3),
     )
 
 
 def test_fit_learns():
     x, y = data(24)
-    model = compiled(InternImage(**TINY, input_shape=(32, 32, 3)))
+    model = compiled(InternImage(**OPTIONS, input_shape=(32, 32, 3)))
     model.fit(x, y, batch_size=8, epochs=12, verbose=0)
     assert model.evaluate(x, y, verbose=0)[1] >= 0.9
 
@@ -158,7 +159,7 @@ def test_fit_in_mixed_precision(policy):
 def test_fit_the_large_variants_parts():
     """Attention pooling, both norms, centre feature scale, norms between blocks, 5x5 windows."""
     model = InternImage(
-        **TINY,
+        **OPTIONS,
         input_shape=(32, 32, 3),
         res_post_norm=True,
         dw_kernel_size=5,

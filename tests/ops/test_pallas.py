@@ -9,8 +9,8 @@ import numpy as np
 import oracle
 import pytest
 from gradients import penalty_grads, relative_error, to_numpy, value_and_grads
+from small_models import classifier
 
-from keras_internimage import InternImage
 from keras_internimage.ops import DCNv3Geometry, dcnv3, dispatch
 
 if keras.backend.backend() != "jax":
@@ -164,10 +164,7 @@ def test_lowering_for_a_gpu(dtype, kernel_size):
 def test_lowering_of_a_training_step(monkeypatch):
     """On a GPU without the native kernels, each DCNv3 of a model is a Pallas kernel."""
     monkeypatch.setattr(native_jax, "device_type", lambda: "cuda")
-    model = InternImage(
-        channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), classes=5, weights=None,
-        input_shape=(64, 64, 3),
-    )  # fmt: skip
+    model = classifier(classes=5, input_shape=(64, 64, 3))
     values = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
 

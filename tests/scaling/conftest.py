@@ -26,7 +26,7 @@ def start(tmp_path):
                 **os.environ,
                 "KERAS_BACKEND": BACKEND,
                 "TF_CPP_MIN_LOG_LEVEL": "2",
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
                 **environment,
             },
             stdin=subprocess.DEVNULL,

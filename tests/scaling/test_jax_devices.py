@@ -81,7 +81,8 @@ def test_operator(run, tmp_path, implementation):
 MODEL = """
 import pathlib
 import keras, numpy as np
-from keras_internimage import InternImage, distribution
+from keras_internimage import distribution
+from small_models import classifier, with_offsets
 
 rng = np.random.default_rng(0)
 x = rng.normal(size=(8, 32, 32, 3)).astype("float32")
@@ -89,14 +90,7 @@ y = rng.integers(5, size=8)
 
 def train():
     keras.utils.set_random_seed(0)
-    model = InternImage(
-        channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), classes=5, weights=None,
-        input_shape=(32, 32, 3), drop_path_rate=0.0,
-    )
-    offsets = np.random.default_rng(1)
-    for variable in model.variables:
-        if "offset_mask" in variable.path:
-            variable.assign(offsets.normal(scale=0.1, size=variable.shape))
+    model = with_offsets(classifier(classes=5, drop_path_rate=0.0))
     model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
     losses = model.fit(x, y, batch_size=8, epochs=5, shuffle=False, verbose=0).history["loss"]
     return model, np.concatenate([losses, model.predict(x, verbose=0).ravel()])
@@ -145,7 +139,8 @@ def test_a_model_alone_under_data_parallel_and_split(run, tmp_path):
 SHARE = """
 import collections
 import jax, keras
-from keras_internimage import InternImage, distribution
+from keras_internimage import distribution
+from small_models import FIVE_BLOCKS, classifier
 
 mesh = keras.distribution.DeviceMesh((1, 4), ["batch", "model"])
 layout = distribution.layout_map(mesh)
@@ -153,10 +148,10 @@ keras.distribution.set_distribution(
     keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
 )
 # InternImage-H with all its parts at a tenth of its width.
-model = InternImage(
-    channels=32, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), dw_kernel_size=5, res_post_norm=True,
-    level2_post_norm=True, level2_post_norm_block_ids=(1,), center_feature_scale=True,
-    use_clip_projector=True, classes=100, weights=None, input_shape=(64, 64, 3),
+model = classifier(
+    {**FIVE_BLOCKS, "channels": 32}, dw_kernel_size=5, res_post_norm=True, level2_post_norm=True,
+    level2_post_norm_block_ids=(1,), center_feature_scale=True, use_clip_projector=True,
+    classes=100, input_shape=(64, 64, 3),
 )
 optimizer = keras.optimizers.AdamW()
 optimizer.build(model.trainable_variables)

@@ -19,15 +19,10 @@ def data():
     return rng.normal(size=(40, 32, 32, 3)).astype("float32"), rng.integers(5, size=40)
 
 def build():
-    from keras_internimage import InternImage
+    from small_models import classifier, with_offsets
 
     keras.utils.set_random_seed(0)
-    model = InternImage(channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), classes=5,
-                        weights=None, input_shape=(32, 32, 3), drop_path_rate=0.0)
-    rng = np.random.default_rng(0)
-    for variable in model.variables:
-        if "offset_mask" in variable.path:
-            variable.assign(rng.normal(scale=0.1, size=variable.shape))
+    model = with_offsets(classifier(classes=5, drop_path_rate=0.0))
     # TensorFlow and PyTorch normalise a batch by the images that are on one device.
     model.get_layer("head_norm").trainable = False
     model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")

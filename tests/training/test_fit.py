@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from gradients import to_numpy
-from training import small_models
+from training import trained_models
 
 import keras_internimage
 from keras_internimage import training
@@ -138,8 +138,8 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(tmp_path, accumulation
 
 @pytest.mark.any_backend
 def test_ten_lines_train_a_model(tmp_path):
-    images, labels = small_models.colours(16)
-    model = small_models.nested()
+    images, labels = trained_models.colours(16)
+    model = trained_models.nested()
     row = training.recipe("finetune", "T", learning_rate=0.1, label_smoothing=0.0, mixup=0.2)
     model.compile(
         training.optimizer(model, row, steps=24, batch_size=16),
@@ -184,11 +184,11 @@ def batches(images, labels, row, size=16):
 
 def learns(labels, activation, loss, metric, tmp_path):
     """Trains by the public names; returns what the saved model predicts for the images."""
-    images, _ = small_models.colours(32)
+    images, _ = trained_models.colours(32)
     labels = labels.astype("float32")
     changes = {"learning_rate": 0.2, "color_jitter": 0.0, "epochs": 6}
     row = training.recipe("finetune", "T", **changes)
-    model = small_models.classifier(classes=labels.shape[1], classifier_activation=activation)
+    model = trained_models.classifier(classes=labels.shape[1], classifier_activation=activation)
     model.compile(training.optimizer(model, row, steps=12, batch_size=16), loss, metrics=[metric])
     data = keras_internimage.preprocess_input(images.astype("float32"))
     before = model.evaluate(data, labels, verbose=0)[0]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from training import small_models as models
+from training import trained_models as models
 
 from keras_internimage import training
 from keras_internimage.models import VARIANTS

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from gradients import relative_error, to_numpy
-from training import small_models
+from training import trained_models
 
 from keras_internimage import training
 
@@ -115,7 +115,7 @@ def test_step_by_step_as_parameter_groups_in_pytorch(monkeypatch, path, accumula
 
         monkeypatch.setattr(training.LayerwiseAdamW, "_backend_update_step", one_by_one)
     row = recipe()
-    model = small_models.classifier(layer_scale=1e-2)
+    model = trained_models.classifier(layer_scale=1e-2)
     optimizer = training.optimizer(model, row, STEPS, 1024, accumulation)
     reference = Reference(model, row, STEPS, scale=2.0)
     for t in range(STEPS):
@@ -131,7 +131,7 @@ def test_step_by_step_as_parameter_groups_in_pytorch(monkeypatch, path, accumula
 
 def test_frozen_after_the_optimizer_was_made():
     row = recipe(warmup_epochs=0)
-    model = small_models.classifier()
+    model = trained_models.classifier()
     optimizer = training.optimizer(model, row, STEPS)
     training.freeze(model, 2)
     reference = Reference(model, row, STEPS, 1.0)
@@ -143,7 +143,7 @@ def test_frozen_after_the_optimizer_was_made():
 
 def test_the_config_restores_factors_and_exclusions():
     row = recipe(ema=0.9)
-    model = small_models.classifier()
+    model = trained_models.classifier()
     first = training.optimizer(model, row, STEPS, 256, accumulation=2)
     config = keras.optimizers.serialize(first)
     assert config["config"]["multipliers"]["stem/conv1/kernel"] == 0.7**4
@@ -165,12 +165,12 @@ def test_the_config_restores_factors_and_exclusions():
 
 
 def test_variables_it_was_not_made_for():
-    model = training.freeze(small_models.classifier(), 1)
+    model = training.freeze(trained_models.classifier(), 1)
     optimizer = training.optimizer(model, recipe(), STEPS)
     training.freeze(model, 0)
     with pytest.raises(ValueError, match="make the optimizer anew.*'stem/conv1/kernel'"):
         optimizer.build(model.trainable_variables)
-    model = small_models.nested()
+    model = trained_models.nested()
     optimizer = training.optimizer(model, recipe(), STEPS)
     training.freeze(model, 1)
     with pytest.raises(ValueError, match="layers were frozen.*'stage1_norm/gamma#2' is missing"):
@@ -179,7 +179,7 @@ def test_variables_it_was_not_made_for():
 
 @pytest.mark.any_backend
 def test_arguments_that_are_refused():
-    model = small_models.classifier()
+    model = trained_models.classifier()
     with pytest.raises(ValueError, match="`steps` must be a positive int. Received: steps=2.5"):
         training.optimizer(model, recipe(), 2.5)
     with pytest.raises(ValueError, match="`accumulation` must be a positive int"):

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+import small_models
+from small_models import FIVE_BLOCKS
 
 import keras_internimage
 from keras_internimage.layers import DCNv3
@@ -39,14 +41,13 @@ def _scattered(model):
 def tiny():
     """Makes a small classifier, or a backbone where an `image_shape` is given."""
 
-    def make(options="plain", depths=(1, 1, 2, 1), **more):
+    def make(options="plain", **more):
         keras.utils.set_random_seed(3)
-        make = keras_internimage.InternImage
-        if "image_shape" in more:
-            make = keras_internimage.InternImageBackbone
-        else:
+        make = small_models.backbone
+        if "image_shape" not in more:
+            make = small_models.classifier
             more = {"input_shape": (64, 64, 3), "classes": 5, **more}
-        return _scattered(make(16, depths, (1, 2, 4, 8), **OPTIONS[options], **more))
+        return _scattered(make(FIVE_BLOCKS, **OPTIONS[options], **more))
 
     return make
 

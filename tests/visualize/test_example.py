@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL
 
 import keras_internimage
 
@@ -23,7 +24,7 @@ def test_small(visualize, example, monkeypatch, capsys):
     real = keras_internimage.InternImage
 
     def small(channels, depths, groups, **options):
-        return real(16, (1, 1, 1, 1), (1, 2, 4, 8), **options)
+        return real(**SMALL, **options)
 
     monkeypatch.setattr(keras_internimage, "InternImage", small)
     visualize.SIDE, visualize.SHOWN = 32, 64

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from gradients import value_and_grads
+from small_models import SMALL
 
 import keras_internimage
 from keras_internimage.visualize import area_share, receptive_field
@@ -22,9 +23,7 @@ def test_the_gradient_of_one_pixel(classifier, normalized):
 
 def test_a_pixel_lies_where_the_strides_say():
     """With fresh, zero offsets the field is as wide to all sides of the pixel's place."""
-    model = keras_internimage.InternImageBackbone(
-        16, (1, 1, 1, 1), (1, 2, 4, 8), image_shape=(112, 112, 3)
-    )
+    model = keras_internimage.InternImageBackbone(**SMALL, image_shape=(112, 112, 3))
     image = np.random.default_rng(0).normal(size=(112, 112, 3)).astype("float32")
     # Rows and columns on each side: the stem 3; the depthwise convolution only turns to what
     # offsets do, the sampling points reach one pixel of the map, and so does a down-sampling.

@@ -2,24 +2,18 @@
 
 import keras
 import numpy as np
-
-import keras_internimage
-
-SIZE = {"channels": 16, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8)}
+import small_models
+from small_models import FIVE_BLOCKS
 
 
 def classifier(**arguments):
     """An InternImage of five blocks for images of 32 pixels and two classes."""
-    return keras_internimage.InternImage(
-        **{**SIZE, "input_shape": (32, 32, 3), "classes": 2, **arguments}
-    )
+    return small_models.classifier(FIVE_BLOCKS, **{"classes": 2, **arguments})
 
 
 def nested(**arguments):
     """A user's model around a backbone, with layers of their own called as the backbone's."""
-    backbone = keras_internimage.InternImageBackbone(
-        **{**SIZE, "image_shape": (32, 32, 3), **arguments}
-    )
+    backbone = small_models.backbone(FIVE_BLOCKS, **arguments)
     image = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(backbone(image))
     x = keras.layers.LayerNormalization(name="stage1_norm")(x)

@@ -1,0 +1,46 @@
+"""The small models of the tests: their sizes, and offsets that move the sampling points.
+
+`KERAS_BACKEND` is read when a model is made, so that this file may be imported before Keras.
+"""
+
+import numpy as np
+
+# One block a stage; as positional arguments they are `TINY.values()`.
+TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
+SMALL = {**TINY, "channels": 16}
+# A stage of two blocks: one of them has its neighbour's name but for a number.
+FIVE_BLOCKS = {**SMALL, "depths": (1, 1, 2, 1)}
+
+
+def classifier(sizes=SMALL, **arguments):
+    """An InternImage for images of 32 pixels, unless the arguments say otherwise."""
+    from keras_internimage import InternImage
+
+    return InternImage(**{**sizes, "input_shape": (32, 32, 3), **arguments})
+
+
+def backbone(sizes=SMALL, **arguments):
+    """An InternImageBackbone for images of 32 pixels, unless the arguments say otherwise."""
+    from keras_internimage import InternImageBackbone
+
+    return InternImageBackbone(**{**sizes, "image_shape": (32, 32, 3), **arguments})
+
+
+def with_offsets(model, scale=0.1):
+    """The model with offsets and weights of points as after training: they start at zero.
+
+    At zero the sampling points lie on pixels, and nothing before them has a gradient.
+    """
+    generator = np.random.default_rng(0)
+    for variable in model.weights:
+        if "offset_mask" in variable.path:
+            variable.assign(generator.normal(scale=scale, size=variable.shape))
+    return model
+
+
+def as_options(sizes):
+    """The sizes as options of the commands."""
+    options = []
+    for name, value in sizes.items():
+        options += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return options
