@@ -12,7 +12,7 @@ import small_models
 from PIL import Image
 
 from keras_internimage import export, preprocess_input
-from keras_internimage.exports import benchmark, formats
+from keras_internimage.exports import benchmark, formats, model_transforms
 from keras_internimage.layers import DCNv3
 from keras_internimage.ops import dispatch
 
@@ -288,8 +288,10 @@ def test_bfloat16(tmp_path, name):
     export(model, tmp_path / name, precision="bfloat16")
     (found,), expected = run(tmp_path / name, x), scores(model, x)
     assert found.dtype == np.float32
-    # Close, but not what float32 would give.
-    assert 1e-5 < np.abs(found - expected).max() < 0.1 * expected.std()
+    # Close, but not what float32 would give. How close depends on the processor: some add up
+    # bfloat16 in bfloat16.
+    own = np.abs(scores(model_transforms.with_dtype(model, "bfloat16"), x) - expected).max()
+    assert 1e-5 < np.abs(found - expected).max() < max(0.1 * expected.std(), 2 * own)
 
 
 @pytest.mark.parametrize(
