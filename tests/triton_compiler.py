@@ -18,7 +18,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def resources(jobs):
-    """For each job registers, spilled and shared bytes, and the machine code's instructions."""
+    """For each job registers, spilled and shared bytes, and the machine code's instructions.
+
+    `narrow` are the additions to pointers of numbers of 32 bits that are no constants.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
         [sys.executable, __file__],
@@ -79,7 +82,9 @@ def _examine(compiled):
         )
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     instructions = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]+)", code)
+    added = re.findall(r"tt\.addptr %\w+, (%\w+) : .*i32>? ", compiled.asm["ttir"])
     return {
+        "narrow": [name for name in added if not name.startswith("%cst")],
         "registers": int(found[1]),
         "spilled": int(found[2]) + int(found[3]),
         "shared": compiled.metadata.shared,

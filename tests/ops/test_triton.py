@@ -142,6 +142,29 @@ def test_indices_of_64_bits(operators, monkeypatch):
         assert relative_error(ours, expected) < 1e-6
 
 
+@pytest.mark.skipif(not binding.interpreted(), reason="a GPU would have to hold all of it")
+def test_an_image_of_more_than_2_to_31_numbers():
+    """Only its last pixels are written; the memory of the others is never touched."""
+    rng = np.random.default_rng(0)
+    width, last, channels = 2**28 + 9, 9, 8
+    inputs = torch.from_numpy(np.zeros((1, 1, width, channels), "float16"))
+    inputs[..., -last:, :] = torch.from_numpy(rng.normal(size=(last, channels)))
+    options = {"groups": 1, "kernel_size": 1, "padding": 0}
+    # One output for each of the last pixels, of which the seventh is computed.
+    offset, mask = (rng.normal(size=(1, 1, last, n)).astype("float16") for n in (2, 1))
+    exact = oracle.forward(inputs[..., -last:, :].numpy(), offset, mask, **options)
+    stride = width - last + 6
+    output = dcnv3(
+        inputs,
+        *(torch.from_numpy(t[:, :, [0, 6]]) for t in (offset, mask)),
+        **options,
+        strides=(1, stride),
+        implementation="triton",
+    )
+    assert np.abs(exact[0, 0, 6]).min() > 0
+    assert relative_error(output[0, 0, 1].numpy(), exact[0, 0, 6]) < 2**-10
+
+
 def test_an_empty_batch():
     tensors = [a[:0] for a in arrays()]
     output, grads = value_and_grads(lambda *t: dcnv3(*t, **OPTIONS), tensors[:3], tensors[3])

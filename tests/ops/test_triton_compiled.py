@@ -90,5 +90,6 @@ def test_the_kernels_of_internimage(dtype, architecture):
 def test_other_shapes(architecture, options):
     jobs = [job(k, "float32", architecture, **options) for k in ("forward", "backward")]
     for found in resources(jobs):
+        assert bool(found["narrow"]) != options.get("wide", False)
         assert found["spilled"] == 0
         assert found["shared"] <= 48 * 1024
