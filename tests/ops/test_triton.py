@@ -76,9 +76,9 @@ def test_reference(name):
         [case["input"], case["offset"], case["mask"]],
         case["grad_output"],
     )
-    assert relative_error(output, case["output"]) < 2e-6
+    assert relative_error(output, case["output"]) < 4e-6
     for grad, of in zip(grads, ("input", "offset", "mask"), strict=True):
-        assert relative_error(grad, case[f"grad_{of}"]) < 2e-6, of
+        assert relative_error(grad, case[f"grad_{of}"]) < 4e-6, of
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -95,7 +95,7 @@ def test_softmax_and_less_precision(dtype):
         tensors,
         upstream,
     )
-    tolerance = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-10}[dtype]
+    tolerance = {"float32": 4e-6, "bfloat16": 2**-8, "float16": 2**-10}[dtype]
     if dtype == "bfloat16" and binding.interpreted():
         tolerance *= 2  # the interpreter cuts off what a GPU rounds
     assert relative_error(output, oracle.forward(*tensors, **options)) < tolerance
@@ -113,10 +113,10 @@ def test_offsets_that_lead_nowhere_sample_nothing():
         lambda *t: dcnv3(*t, **OPTIONS), [inputs, offset, mask], upstream
     )
     options = {k: v for k, v in OPTIONS.items() if k != "implementation"}
-    assert relative_error(output, oracle.forward(inputs, offset, mask, **options)) < 2e-6
+    assert relative_error(output, oracle.forward(inputs, offset, mask, **options)) < 4e-6
     truth = oracle.gradients(inputs, offset, mask, upstream, **options)
     for grad, exact in zip(grads, truth, strict=True):
-        assert relative_error(grad, exact) < 2e-6
+        assert relative_error(grad, exact) < 4e-6
 
 
 def test_programs_end_within_a_row_and_behind_the_last_sample(operators, monkeypatch):
@@ -126,10 +126,10 @@ def test_programs_end_within_a_row_and_behind_the_last_sample(operators, monkeyp
     *tensors, upstream = arrays(batch=1, size=(3, 5), depth=16)
     output, grads = value_and_grads(lambda *t: dcnv3(*t, **OPTIONS), tensors, upstream)
     options = {"groups": 2, "mask_activation": "softmax"}
-    assert relative_error(output, oracle.forward(*tensors, **options)) < 2e-6
+    assert relative_error(output, oracle.forward(*tensors, **options)) < 4e-6
     truth = oracle.gradients(*tensors, upstream, **options)
     for grad, exact in zip(grads, truth, strict=True):
-        assert relative_error(grad, exact) < 2e-6
+        assert relative_error(grad, exact) < 4e-6
 
 
 def test_indices_of_64_bits(operators, monkeypatch):
@@ -271,6 +271,8 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    machine = binding._why_not_on_this_machine.__wrapped__
+    monkeypatch.setattr(binding, "_why_not_on_this_machine", machine)
 
 
 def test_refusals(on_a_gpu, monkeypatch):
@@ -286,6 +288,7 @@ def test_refusals(on_a_gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     assert binding.why_not(None).endswith("a compute capability of 7.5. Received: 7.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "for NVIDIA GPUs, not" in binding.why_not(request(device="xpu"))
     assert "PyTorch sees none" in binding.why_not(None)
     monkeypatch.setattr(torch.version, "hip", "6.0")
     assert "not for AMD's" in binding.why_not(None)

@@ -25,16 +25,15 @@ def job(kernel, dtype, architecture, depth=16, samples=10**6, wide=False, **geom
         plan = operators.Plan.forward(samples, depth, geometry.points, itemsize)
     else:
         plan = operators.Plan.backward(depth, geometry.points, divmod(architecture, 10))
-    constants = operators.constants(geometry, depth, True, wide)
-    constants |= {"BLOCK": plan.block, "LANES": plan.lanes}
+    shape = {"BLOCK": plan.block, "LANES": plan.lanes}
     if kernel == "backward":
-        constants["TAPS"] = plan.taps
+        shape["TAPS"] = plan.taps
     return {
         "kernel": kernel,
         "dtype": SHORT[dtype],
         "capability": architecture,
         "warps": plan.warps,
-        "constants": constants,
+        "constants": {**operators.constants(geometry, depth, True, wide), **shape},
     }
 
 

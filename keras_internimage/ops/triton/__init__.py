@@ -28,30 +28,33 @@ def why_not(request=None):
     """None, or why the kernels cannot run the request."""
     if interpreted() and not (request is not None and request.named):
         return "TRITON_INTERPRET=1 has Triton interpret its kernels: only where they are named"
-    reason = _why_not_here()
-    if reason is not None:
-        return reason
+    # First, for looking at a GPU initialises CUDA, which forked processes must not do.
     device = None if request is None else request.device
     if device not in (None, "meta", "cuda") and not (device == "cpu" and interpreted()):
         return f"Triton's kernels are for NVIDIA GPUs, not for {device!r} devices"
     if request is not None and request.dtype not in DTYPES:
         return f"Triton's kernels compute {', '.join(DTYPES)}, not {request.dtype}"
-    return None
+    return _why_not_here()
 
 
 @torch.compiler.assume_constant_result
 def _why_not_here():
-    """Why nothing can run on this machine; what imports happens outside a trace."""
-    if not interpreted():
-        if torch.version.hip is not None:
-            return "Triton's kernels are for NVIDIA GPUs, not for AMD's"
-        if not torch.cuda.is_available():
-            return "Triton's kernels are for NVIDIA GPUs, and PyTorch sees none"
-        oldest = min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count())))
-        if oldest < CAPABILITY:
-            wanted, found = (".".join(map(str, pair)) for pair in (CAPABILITY, oldest))
-            return f"Triton's kernels need a compute capability of {wanted}. Received: {found}"
-    return _load()
+    """Why nothing can run in this process; what is imported is imported outside a trace."""
+    return (None if interpreted() else _why_not_on_this_machine()) or _load()
+
+
+@functools.cache
+def _why_not_on_this_machine():
+    """None if all its GPUs can run the kernels: a request does not tell on which it is."""
+    if torch.version.hip is not None:
+        return "Triton's kernels are for NVIDIA GPUs, not for AMD's"
+    if not torch.cuda.is_available():
+        return "Triton's kernels are for NVIDIA GPUs, and PyTorch sees none"
+    oldest = min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count())))
+    if oldest < CAPABILITY:
+        wanted, found = (".".join(map(str, pair)) for pair in (CAPABILITY, oldest))
+        return f"Triton's kernels need a compute capability of {wanted}. Received: {found}"
+    return None
 
 
 @functools.cache

@@ -198,6 +198,7 @@ def backward_kernel(
                 mask = tl.load(masks + (first + step)).to(tl.float32)
                 sum_of_masks += tl.exp(mask - highest)
         mean = tl.zeros((BLOCK,), tl.float32)
+    # Zero where there is no sample: what is added there adds nothing.
     upstream = _values(grad_outputs + (sample[:, None] * DEPTH + channel), there, inside)
     # What belongs to the points is kept, and stored in the end, side by side.
     tap = tl.arange(0, TAPS)[None, :]
@@ -227,10 +228,10 @@ def backward_kernel(
             weight_a, weight_b, weight_c, weight_d = _corner_weights(mask, v, u)
             a = grad_inputs + where
             c = a + _below(width, CHANNELS, WIDE)
-            _add(a, weight_a, upstream, has_a & there, inside)
-            _add(a + CHANNELS, weight_b, upstream, has_b & there, inside)
-            _add(c, weight_c, upstream, has_c & there, inside)
-            _add(c + CHANNELS, weight_d, upstream, has_d & there, inside)
+            _add(a, weight_a, upstream, has_a, inside)
+            _add(a + CHANNELS, weight_b, upstream, has_b, inside)
+            _add(c, weight_c, upstream, has_c, inside)
+            _add(c + CHANNELS, weight_d, upstream, has_d, inside)
 
             top, bottom = dot_b - dot_a, dot_d - dot_c
             upper, lower = dot_a + u * top, dot_c + u * bottom

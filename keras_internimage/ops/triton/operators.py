@@ -5,6 +5,8 @@ Importing this module imports Triton.
 
 import contextlib
 import dataclasses
+import functools
+import types
 
 import torch
 import triton
@@ -85,14 +87,15 @@ class Plan:
         return cls(block, lanes, triton.next_power_of_2(points), warps)
 
 
+@functools.lru_cache(256)
 def constants(geometry, depth, softmax, wide):
-    """The kernels' constants but for the plan's."""
+    """The kernels' constants but for the plan's, a mapping that is kept."""
     (start_y, start_x), (center_y, center_x) = (
         [c - p for c, p in zip(geometry.center, geometry.padding, strict=True)],
         geometry.center,
     )
     rows, columns = geometry.kernel_size
-    return {
+    found = {
         "ROWS": rows,
         # Points from here on are one further; none without a removed one.
         "MIDDLE": rows * columns // 2 if geometry.remove_center else rows * columns,
@@ -112,12 +115,23 @@ def constants(geometry, depth, softmax, wide):
         "UNROLL": max(n for n in range(1, UNROLLED + 1) if geometry.points % n == 0),
         "WIDE": wide,
     }
+    return types.MappingProxyType(found)
+
+
+@functools.lru_cache(256)
+def _geometry(*values):
+    return geometry_of(values)
+
+
+def _prepare(arguments):
+    """The geometry, and what follows it; checking one anew takes longer than a launch."""
+    *values, softmax = (tuple(a) if isinstance(a, list) else a for a in arguments)
+    return _geometry(*values), softmax
 
 
 def forward(inputs, offset_mask, *arguments):
     """The operator for tensors of one dtype."""
-    *geometry, softmax = arguments
-    geometry = geometry_of(geometry)
+    geometry, softmax = _prepare(arguments)
     shape = _check(inputs, offset_mask, geometry)
     inputs, offset_mask = inputs.contiguous(), offset_mask.contiguous()
     outputs = inputs.new_empty(shape)
@@ -137,8 +151,8 @@ def forward(inputs, offset_mask, *arguments):
 
 def backward(grad_output, inputs, offset_mask, *arguments):
     """The gradients by `inputs` and `offset_mask`."""
-    *geometry, softmax, deterministic = arguments
-    geometry = geometry_of(geometry)
+    *arguments, deterministic = arguments
+    geometry, softmax = _prepare(arguments)
     shape = _check(inputs, offset_mask, geometry)
     if grad_output.shape != shape or grad_output.dtype != inputs.dtype:
         raise ValueError(
