@@ -55,7 +55,7 @@ def _compile(kernels, job):
 
     kernel = getattr(kernels, f"{job['kernel']}_kernel")
     types_of = {"grad_inputs": "*fp32"} | dict.fromkeys(kernels.SIZES, "i32")
-    if job["constants"]["WIDE"]:
+    if job["samples"] >= 2**31:
         types_of["samples"] = "i64"
     signature, aligned = {}, {}
     for place, name in enumerate(kernel.arg_names):

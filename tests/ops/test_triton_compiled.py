@@ -30,6 +30,7 @@ def job(kernel, dtype, architecture, depth=16, samples=10**6, wide=False, **geom
         shape["TAPS"] = plan.taps
     return {
         "kernel": kernel,
+        "samples": samples,
         "dtype": SHORT[dtype],
         "capability": architecture,
         "warps": plan.warps,
@@ -77,6 +78,7 @@ def test_the_kernels_of_internimage(dtype, architecture):
     "options",
     [
         {"wide": True},
+        {"wide": True, "samples": 2**32},
         {"depth": 7},
         {"depth": 512, "groups": 1},
         {"kernel_size": 5, "padding": 2, "remove_center": True},

@@ -47,11 +47,10 @@ def define():
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the samples are given to programs.
+    """How the samples are given to programs: `block` of them to one, of `warps` warps.
 
-    `block` samples to a program, whose numbers are read `vector` at once by a lane where the shape
-    allows that; `lanes` and `taps` are the channels of a group and its points, rounded up to a
-    power of two as Triton asks.
+    So many that each lane has one vector, the numbers that it reads at once. `lanes` and `taps` are
+    the channels of a group and its points, rounded up to a power of two as Triton asks.
     """
 
     block: int
@@ -74,10 +73,11 @@ class Plan:
         time, and a lane's numbers change places first; one warp needs no barriers for that.
         """
         plan = cls._of(depth, points, VECTOR // 4, WARPS if capability >= (9, 0) else 1)
-        block = min(plan.block, max(1, 32 * plan.warps * KEPT // plan.taps))
-        return dataclasses.replace(plan, block=block)
+        block = max(1, 32 * plan.warps * KEPT // plan.taps)
+        return plan if plan.block <= block else dataclasses.replace(plan, block=block)
 
     @classmethod
+    @functools.lru_cache(256)
     def _of(cls, depth, points, vector, warps):
         lanes = triton.next_power_of_2(depth)
         vector = min(vector, depth & -depth)  # what does not divide the depth is not aligned
