@@ -43,7 +43,8 @@ def counts(code):
     return collections.Counter(name.split(".")[0] for name in code)
 
 
-QUICK = ("float16", 75), ("bfloat16", 90)
+# What is compiled is kept, but compiling takes long where the kernels have changed.
+QUICK = (("bfloat16", 90),)
 PAIRS = [(dtype, architecture) for architecture in ARCHITECTURES for dtype in SHORT]
 
 

@@ -20,6 +20,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 VECTOR = 16  # bytes that a lane reads at once: the most that there is
 UNROLLED = 9  # points; more are a loop, or the code and the time to compile it grow with them
+STEP = 5  # of such a loop at most; longer ones lack registers on older GPUs
 WARPS = 4
 # With fewer programs than this, smaller ones leave fewer multiprocessors idle: an H100 has 132.
 MANY = 1024
@@ -112,10 +113,17 @@ def constants(geometry, depth, softmax, wide):
         "DEPTH": depth,
         "POINTS": geometry.points,
         "SOFTMAX": softmax,
-        "UNROLL": max(n for n in range(1, UNROLLED + 1) if geometry.points % n == 0),
+        "UNROLL": _step(geometry.points),
         "WIDE": wide,
     }
     return types.MappingProxyType(found)
+
+
+def _step(points):
+    """How many points the kernels' loops unroll."""
+    if points <= UNROLLED:
+        return points
+    return max(n for n in range(1, STEP + 1) if points % n == 0)
 
 
 @functools.lru_cache(256)
