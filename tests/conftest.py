@@ -39,6 +39,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Without an NVIDIA GPU Triton's kernels are interpreted, which is decided where they are imported.
+if not os.path.exists("/dev/nvidiactl"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault(
+    "TRITON_CACHE_DIR", os.path.join(USERS, "keras_internimage", "tests", "triton")
+)
 
 import pytest  # noqa: E402
 

@@ -22,7 +22,8 @@ class Request:
     """What an implementation needs to know of a call in order to say whether it can run it.
 
     `input_shape` is `(N, H, W, C)`; a size is None where it is not known while tracing. `device` is
-    "cpu", "cuda", "tpu" or another type of device, None where nothing is known of it.
+    "cpu", "cuda", "tpu" or another type of device, None where nothing is known of it. `named` says
+    that the implementation was asked for by its name.
     """
 
     backend: str
@@ -31,6 +32,7 @@ class Request:
     input_shape: tuple = (None, None, None, None)
     mask_activation: str | None = None
     device: str | None = None
+    named: bool = False
 
 
 class Portable:
@@ -65,6 +67,24 @@ class Pallas:
         return run_joined(pallas.call, *arguments)
 
 
+class Triton:
+    """The Triton kernels, for PyTorch on GPUs where the native ones are not built."""
+
+    name = "triton"
+    description = "Triton kernels for NVIDIA GPUs, compiled by Triton"
+    backends = ("torch",)
+
+    def why_not(self, request=None):
+        from keras_internimage.ops import triton
+
+        return triton.why_not(request)
+
+    def run(self, *arguments):
+        from keras_internimage.ops import triton
+
+        return run_joined(triton.call, *arguments)
+
+
 class DeformConv:
     """For exporters that know a standard deformable convolution; see `tracing.operators`."""
 
@@ -75,7 +95,12 @@ class DeformConv:
 
 
 # In order of preference: the first that can run is taken. The last one always can.
-IMPLEMENTATIONS: list[Native | Pallas | Portable] = [Native(), Pallas(), Portable()]
+IMPLEMENTATIONS: list[Native | Pallas | Triton | Portable] = [
+    Native(),
+    Pallas(),
+    Triton(),
+    Portable(),
+]
 
 
 def names() -> list[str]:
@@ -139,7 +164,7 @@ def select(request, implementation=None):
             f"The {implementation!r} implementation of DCNv3 does not support this backend. "
             f"Received: backend={request.backend!r}"
         )
-    reason = chosen.why_not(request)
+    reason = chosen.why_not(dataclasses.replace(request, named=True))
     if reason is not None:
         raise RuntimeError(f"The {implementation!r} implementation of DCNv3 cannot run: {reason}")
     return chosen
