@@ -145,7 +145,7 @@ class _QuietTensorFlow(importlib.abc.MetaPathFinder):
                 with _without_log_lines():
                     execute(module)
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            spec.loader.exec_module = exec_module
         return spec
 
 
