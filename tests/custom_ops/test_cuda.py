@@ -6,6 +6,7 @@ What only a GPU can show is not tested here: speed, and atomics between blocks t
 import ctypes
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -24,6 +25,7 @@ REFERENCE = json.loads((DATA / "cases.json").read_text())
 TOLERANCES = {"float32": (4e-6, 2e-5), "float16": (1e-3, 1e-3), "bfloat16": (8e-3, 8e-3)}
 DEFAULTS = {"kernel_size": 3, "strides": 1, "padding": 1, "dilation_rate": 1}
 DEFAULTS |= {"offset_scale": 1.0, "remove_center": False}
+BARRIER = r"__sync(warp|threads)\(\);"
 MARGIN = 64  # bytes around an array that must stay as they are
 
 
@@ -79,6 +81,16 @@ class Kernels:
         self.forward_function.restype = self.backward_function.restype = Status
         self.workspace_size = library.dcnv3_cuda_backward_workspace
         self.workspace_size.restype = ctypes.c_size_t
+        self.set_order, self.set_dry = library.emulation_set_order, library.emulation_set_dry
+        self.take_sectors_function = library.emulation_take_sectors
+        self.blocks = library.emulation_blocks
+        self.blocks.restype = ctypes.c_size_t
+
+    def take_sectors(self):
+        """Of the atomic additions since the last call: instructions, sectors, most of one."""
+        counts = (ctypes.c_size_t * 3)()
+        self.take_sectors_function(counts)
+        return tuple(counts)
 
     def forward(self, inputs, offset, mask, dtype="float32", shift=0, **options):
         call = make_call(inputs, offset, dtype, **options)
@@ -143,31 +155,41 @@ def check(status):
         raise ValueError(status.message.decode())
 
 
-def build(folder, **constants):
+def build(folder, architecture=800, core=CORE, **constants):
     """The emulated library; `constants` replaces some that `cuda.cu` defines."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++")
     for header in ("cuda_bf16.h", "cuda_fp16.h", "cuda_runtime.h"):
         (folder / header).write_text(f'#include "{HERE / "cuda_emulation.h"}"\n')
-    source = (CORE / "cuda.cu").read_text()
+    source = (core / "cuda.cu").read_text()
     for name, value in constants.items():
         before, after = source.split(f"{name} = ")
         source = f"{before}{name} = {value}{after[min(map(after.index, ',;')) :]}"
     (folder / "cuda.cu").write_text(source)
-    command = (
-        f"{compiler} -std=c++20 -O1 -fno-strict-aliasing -fPIC -shared -fvisibility=hidden -Wall "
-        f"-Wextra -Werror -Wno-unknown-pragmas -fsanitize=alignment "
-        f"-fsanitize-undefined-trap-on-error -I{folder} -I{CORE} -x c++ cuda.cu -o library.so"
+    # The thread sanitizer's calls before each access are the emulation's; its library stays out.
+    compile_command = (
+        f"{compiler} -std=c++20 -O1 -fno-strict-aliasing -fPIC -fvisibility=hidden -Wall -Wextra "
+        f"-Werror -Wno-unknown-pragmas -fsanitize=alignment,thread "
+        f"-fsanitize-undefined-trap-on-error -D__CUDA_ARCH__={architecture} -I{folder} -I{core} "
+        f"-x c++ -c cuda.cu -o cuda.o"
     )
-    result = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    for command in (compile_command, f"{compiler} -shared cuda.o -o library.so"):
+        result = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
     return Kernels(folder / "library.so")
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
     return build(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture(scope="module")
+def small_grids(tmp_path_factory):
+    """What large batches and images need, and what only newer GPUs have."""
+    constants = {"kMaxGridX": "2", "kMaxGridY": "3", "kManyTiles": "1", "kMaxCoordinate": "3"}
+    return build(tmp_path_factory.mktemp("cuda"), architecture=900, **constants)
 
 
 def random_arrays(
@@ -331,13 +353,98 @@ def test_deterministic_gradient(kernels, dtype, depth):
         assert_close(first, other, 4e-6 if dtype == "float32" else TOLERANCES[dtype][1])
 
 
-def test_grids_smaller_than_the_work(tmp_path):
-    """The loops over images and blocks that large batches need."""
-    kernels = build(tmp_path, kMaxGridX="2", kMaxGridY="3")
-    for dtype in TOLERANCES:
-        arrays = random_arrays(dtype, batch=7, size=(3, 4), depth=8)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("depth", [3, 8, 16, 40])
+def test_grids_smaller_than_the_work(small_grids, dtype, depth):
+    arrays = random_arrays(dtype, batch=5, size=(3, 4), depth=depth)
+    for deterministic in (0, 1):
+        assert_agrees(small_grids, arrays, dtype, deterministic=deterministic, groups=2)
+
+
+def test_the_deterministic_gradient_does_not_depend_on_tiles(kernels, small_grids):
+    """Tiles of eight rows and of one, and offsets from everywhere to everywhere."""
+    options = {"groups": 2, "mask_activation": "softmax", "deterministic": 1}
+    arrays = random_arrays(batch=1, size=(11, 13), depth=40, spread=9.0)
+    few, many = (library.backward(*arrays, **options)[0] for library in (kernels, small_grids))
+    np.testing.assert_array_equal(few, many)
+
+
+def test_the_deterministic_gradient_has_enough_blocks(kernels):
+    """At the first stage of InternImage-T: two for each multiprocessor of a large GPU."""
+    arrays = [np.zeros((1, 56, 56, c)) for c in (64, 72, 36, 64)]
+    kernels.set_dry(1)
+    try:
+        kernels.backward(*arrays, groups=4, deterministic=1)
+    finally:
+        kernels.set_dry(0)
+    assert kernels.blocks() >= 264
+
+
+@pytest.mark.parametrize("order", [1, 2], ids=["descending", "rotated"])
+@pytest.mark.parametrize("dtype, depth", [("float32", 3), ("float16", 16), ("bfloat16", 40)])
+def test_order_of_threads(kernels, dtype, depth, order):
+    """Other orders of threads, warps and blocks change no bit but those of atomic sums."""
+    options = {"groups": 3, "mask_activation": "softmax"}
+    arrays = random_arrays(dtype, batch=1, groups=3, depth=depth)
+
+    def results(order):
+        kernels.set_order(order)
+        try:
+            atomic, *rest = kernels.backward(*arrays, dtype=dtype, **options)
+            ordered = kernels.backward(*arrays, dtype=dtype, deterministic=1, **options)
+            output = kernels.forward(*arrays[:3], dtype=dtype, **options)
+        finally:
+            kernels.set_order(0)
+        return atomic, (*rest, *ordered, output)
+
+    first, others = results(0), results(order)
+    assert_close(others[0], first[0], 4e-6 if dtype == "float32" else TOLERANCES[dtype][1])
+    for one, other in zip(first[1], others[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_atomic_additions_touch_few_sectors(kernels, small_grids, dtype):
+    """Per instruction of a warp, in sectors of 32 bytes: no more than its additions fill."""
+    options = {"groups": 4, "padding": 0, "strides": 2}
+    arrays = random_arrays(dtype, batch=1, size=(10, 10), **options)
+    arrays[1] = rounded(np.abs(arrays[1]) % 0.9, dtype)  # all samples are inside
+    numbers = arrays[0].shape[-1] * 16 * 9 * 4
+    for library, floats in ((kernels, 1), (small_grids, 4)):
+        library.take_sectors()
+        library.backward(*arrays, dtype=dtype, **options)
+        instructions, sectors, most = library.take_sectors()
+        assert instructions == numbers / (32 * floats)
+        assert most == 4 * floats and sectors == instructions * most
+
+
+def barriers():
+    """`(file name, number)` of every barrier in the kernels."""
+    found = [
+        (path.name, i)
+        for path in sorted(CORE.glob("cuda*"))
+        for i in range(len(re.findall(BARRIER, path.read_text())))
+    ]
+    assert len(found) > 5
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, number", barriers())
+def test_every_barrier_is_needed(tmp_path, name, number):
+    """Without any one of them, threads race for shared memory, and the emulation says so."""
+    core = tmp_path / "core"
+    shutil.copytree(CORE, core)
+    source = (core / name).read_text()
+    place = [*re.finditer(BARRIER, source)][number]
+    (core / name).write_text(source[: place.start()] + source[place.end() :])
+    kernels = build(tmp_path, core=core, kMaxGridX="2", kMaxGridY="3")
+    arrays = random_arrays(batch=5, size=(9, 9), remove_center=True)
+    options = {"groups": 2, "remove_center": True}  # of nine points, the last is the first lane's
+    with pytest.raises(ValueError, match="threads race for word"):
+        kernels.forward(*arrays[:3], **options)
         for deterministic in (0, 1):
-            assert_agrees(kernels, arrays, dtype, deterministic=deterministic, groups=2)
+            kernels.backward(*arrays, deterministic=deterministic, **options)
 
 
 def test_large_blocks(kernels):
@@ -374,11 +481,11 @@ def test_the_largest_kernel(kernels):
 
 
 def test_workspace_size(kernels):
-    arrays = random_arrays()
+    arrays = random_arrays(strides=2)
     for dtype, size in (("float32", 0), ("float16", 4), ("bfloat16", 4)):
         call = make_call(arrays[0], arrays[1], dtype, groups=2)
-        for deterministic in (0, 1):
-            expected = size * arrays[0].size
+        sums, summaries = size * arrays[0].size, 16 * 2 * arrays[1][..., 0].size
+        for deterministic, expected in ((0, sums), (1, summaries)):
             assert kernels.workspace_size(ctypes.byref(call), deterministic) == expected
 
 
