@@ -84,6 +84,12 @@ struct Layout {
   static constexpr int pack = pack_, lanes = lanes_, count = count_;
 };
 
+/* A grid of `blocks` for each image, and images in two axes. */
+dim3 grid_of_images(const Geometry& k, int64_t blocks) {
+  const int64_t columns = std::min(k.batch, kMaxGridY);
+  return dim3(unsigned(blocks), unsigned(columns), unsigned((k.batch + columns - 1) / columns));
+}
+
 /* How the sites are given to threads. */
 struct Plan {
   int pack, lanes, count;
@@ -102,9 +108,7 @@ Plan make_plan(const Geometry& k, bool vectors, cudaStream_t stream) {
   int threads = k.batch * k.sites * plan.lanes < kManyThreads ? 64 : kThreads;
   while (bytes(threads) > kSharedMemory) threads -= 32;
   const int64_t sites = threads / plan.lanes;
-  const int64_t columns = std::min(k.batch, kMaxGridY);
-  plan.config.gridDim = dim3(unsigned((k.sites + sites - 1) / sites), unsigned(columns),
-                             unsigned((k.batch + columns - 1) / columns));
+  plan.config.gridDim = grid_of_images(k, (k.sites + sites - 1) / sites);
   plan.config.blockDim = dim3(threads);
   plan.config.dynamicSmemBytes = bytes(threads);
   plan.config.stream = stream;
@@ -136,12 +140,11 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*kernel)(Parameters..
   return code != cudaSuccess ? code : last;
 }
 
-cudaLaunchConfig_t linear_config(int64_t blocks, int threads, size_t shared_memory,
-                                 cudaStream_t stream) {
+/* A thread for each of `size` numbers, or fewer. */
+cudaLaunchConfig_t linear_config(int64_t size, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(std::min(blocks, kMaxGridX)));
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_memory;
+  config.gridDim = dim3(unsigned(std::min((size + kThreads - 1) / kThreads, kMaxGridX)));
+  config.blockDim = dim3(kThreads);
   config.stream = stream;
   return config;
 }
@@ -169,8 +172,8 @@ Tiles make_tiles(const Geometry& k) {
   tiles.columns = (k.width + tiles.width - 1) / tiles.width;
   for (tiles.height = kTileHeight;; tiles.height /= 2) {
     tiles.rows = (k.height + tiles.height - 1) / tiles.height;
-    tiles.count = k.batch * k.groups * tiles.slices * tiles.columns * tiles.rows;
-    if (tiles.count >= kManyTiles || tiles.height == 1) break;
+    tiles.count = unsigned(k.groups) * tiles.slices * tiles.columns * tiles.rows;
+    if (k.batch * tiles.count >= kManyTiles || tiles.height == 1) break;
   }
   while ((std::max(k.height, k.width) - 1) >> tiles.shift > kMaxCoordinate) ++tiles.shift;
   return tiles;
@@ -182,11 +185,14 @@ dcnv3_status ordered_backward(const Geometry& k, const T* grad_output, const T* 
                               Summary* summaries, T* grad_inputs, cudaStream_t stream) {
   const Tiles tiles = make_tiles(k);
   const int64_t sites = k.batch * k.sites;
-  cudaError_t code = launch(linear_config((sites + kThreads - 1) / kThreads, kThreads, 0, stream),
-                            summary_kernel<T>, k, offset_mask, summaries, tiles.shift);
+  cudaError_t code = launch(linear_config(sites, stream), summary_kernel<T>, k, offset_mask,
+                            summaries, tiles.shift);
   if (code == cudaSuccess) {
-    const auto config = linear_config((tiles.count + kWarps - 1) / kWarps, 32 * kWarps,
-                                      kWarps * tile_bytes(tiles), stream);
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid_of_images(k, (int64_t(tiles.count) + kWarps - 1) / kWarps);
+    config.blockDim = dim3(32 * kWarps);
+    config.dynamicSmemBytes = kWarps * tile_bytes(tiles);
+    config.stream = stream;
     const auto kernel = tiles.channels == 32   ? ordered_kernel<T, 4>
                         : tiles.channels == 16 ? ordered_kernel<T, 2>
                                                : ordered_kernel<T, 1>;
@@ -222,11 +228,14 @@ dcnv3_status backward(const dcnv3_call& c, const T* grad_output, const T* inputs
   if (deterministic)
     return ordered_backward(k, grad_output, offset_mask, static_cast<Summary*>(workspace),
                             grad_inputs, stream);
-  if constexpr (half)
-    status = to_status(launch(linear_config((size + kThreads - 1) / kThreads, kThreads, 0, stream),
-                              convert_kernel<T>, static_cast<const float*>(sums), grad_inputs,
-                              size),
+  if constexpr (half) {
+    const bool wide = size % 4 == 0 && aligned(sums, 16) && aligned(grad_inputs, 8);
+    const auto kernel = wide ? convert_kernel<T, 4> : convert_kernel<T, 1>;
+    const int64_t packs = wide ? size / 4 : size;
+    status = to_status(launch(linear_config(packs, stream), kernel,
+                              static_cast<const float*>(sums), grad_inputs, packs),
                        "Rounding the gradient of DCNv3's inputs");
+  }
   return status;
 }
 

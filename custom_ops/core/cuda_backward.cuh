@@ -139,12 +139,16 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-template <class T>
+/* Rounds `count` packs. */
+template <class T, int pack>
 __global__ void __launch_bounds__(kThreads)
-    convert_kernel(const float* __restrict__ from, T* __restrict__ to, int64_t size) {
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < size;
-       i += int64_t(gridDim.x) * kThreads)
-    to[i] = from_float<T>(from[i]);
+    convert_kernel(const float* __restrict__ from, T* __restrict__ to, int64_t count) {
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += int64_t(gridDim.x) * kThreads) {
+    float values[pack];
+    load<pack>(from + pack * i).to_floats(values);
+    store(to + pack * i, values);
+  }
 }
 
 }  // namespace dcnv3

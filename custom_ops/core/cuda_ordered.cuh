@@ -28,8 +28,8 @@ struct Summary {
 struct Tiles {
   int width, height, columns, rows; /* pixels of a tile, tiles of an image */
   int channels, slices;             /* channels of a tile, a power of two, and tiles of a group */
-  int shift;                        /* by how many bits coordinates in boxes are short */
-  int64_t count;
+  int shift;                        /* by how many bits coordinates in summaries are short */
+  unsigned count;                   /* of an image */
 };
 
 /* Bytes of shared memory of a block: sums, samples and sites of each warp. */
@@ -101,16 +101,15 @@ struct Tile {
   int2* samples; /* site, and the cell in the tile, each coordinate plus one */
   unsigned* sites;
 
-  __device__ Tile(const Geometry& k, const Tiles& tiles, int64_t index) : k(k), tiles(tiles) {
+  __device__ Tile(const Geometry& k, const Tiles& tiles, int64_t image, unsigned index)
+      : k(k), tiles(tiles), image(image) {
     lane = threadIdx.x % 32;
-    const int slice = int(index % tiles.slices);
+    const int slice = index % tiles.slices;
     index /= tiles.slices;
-    column = int(index % tiles.columns) * tiles.width;
+    column = index % tiles.columns * tiles.width;
     index /= tiles.columns;
-    row = int(index % tiles.rows) * tiles.height;
-    index /= tiles.rows;
-    group = int(index % k.groups);
-    image = index / k.groups;
+    row = index % tiles.rows * tiles.height;
+    group = index / tiles.rows;
     part = lane / tiles.channels;
     first_channel = slice * tiles.channels;
     channel = lane % tiles.channels;
@@ -195,50 +194,47 @@ struct Tile {
   }
 };
 
+/* Grid: tiles of an image, and images in two axes. */
 template <class T, int corners>
 __global__ void __launch_bounds__(32 * kWarps)
     ordered_kernel(const __grid_constant__ Geometry k, const __grid_constant__ Tiles tiles,
                    const T* __restrict__ grad_output, const T* __restrict__ offset_mask,
                    const Summary* __restrict__ all_summaries, T* __restrict__ grad_inputs) {
-  for (int64_t index = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32; index < tiles.count;
-       index += int64_t(gridDim.x) * kWarps) {
-    Tile<T, corners> tile(k, tiles, index);
-    const int lane = tile.lane, channel = tile.first_channel + tile.channel;
-    const bool adds = channel < k.depth && tile.part < 4 / corners;
-    const T* upstream =
-        grad_output + tile.image * k.pixels * k.channels + tile.group * k.depth + channel;
-    const Summary* summaries = all_summaries + (tile.image * k.groups + tile.group) * k.pixels;
-    for (int i = lane; i < tile.size(); i += 32) tile.sums[i] = 0.0f;
-    for (unsigned first = 0; first < k.pixels; first += kScanned) {
-      bool meets[kScanned / 32];
+  const int64_t n = image_of_block();
+  const unsigned index = blockIdx.x * kWarps + threadIdx.x / 32;
+  if (n >= k.batch || index >= tiles.count) return; /* no barrier is for more than a warp */
+  Tile<T, corners> tile(k, tiles, n, index);
+  const int lane = tile.lane, channel = tile.first_channel + tile.channel;
+  const bool adds = channel < k.depth && tile.part < 4 / corners;
+  const T* upstream = grad_output + n * k.pixels * k.channels + tile.group * k.depth + channel;
+  const Summary* summaries = all_summaries + (n * k.groups + tile.group) * k.pixels;
+  for (int i = lane; i < tile.size(); i += 32) tile.sums[i] = 0.0f;
+  for (unsigned first = 0; first < k.pixels; first += kScanned) {
+    bool meets[kScanned / 32];
 #pragma unroll
-      for (int i = 0; i < kScanned / 32; ++i) {
-        const unsigned site = first + 32 * i + lane;
-        meets[i] = site < k.pixels && tile.meets(summaries[site]);
-      }
-      unsigned found = 0;
-#pragma unroll
-      for (int i = 0; i < kScanned / 32; ++i) {
-        const unsigned those = __ballot_sync(kWarp, meets[i]);
-        if (meets[i])
-          tile.sites[found + __popc(those & ((1u << lane) - 1))] = first + 32 * i + lane;
-        found += __popc(those);
-      }
-      __syncwarp(); /* the sites are listed, and before the first of them the sums are zero */
-      for (unsigned begin = 0; begin < found * k.points; begin += 32) {
-        const int count =
-            tile.locate_touching(offset_mask, summaries, begin + lane, found * k.points);
-        __syncwarp();
-#pragma unroll 4
-        for (int i = 0; i < count; ++i)
-          if (adds) tile.add(upstream, i);
-        __syncwarp(); /* all lanes have added the samples */
-      }
+    for (int i = 0; i < kScanned / 32; ++i) {
+      const unsigned site = first + 32 * i + lane;
+      meets[i] = site < k.pixels && tile.meets(summaries[site]);
     }
-    /* No barrier before: one has followed all additions. None behind: of the next tile's memory, a
-     * lane clears the sums that it writes out here, and the rest is read no more. */
-    tile.write(grad_inputs);
+    unsigned found = 0;
+#pragma unroll
+    for (int i = 0; i < kScanned / 32; ++i) {
+      const unsigned those = __ballot_sync(kWarp, meets[i]);
+      if (meets[i]) tile.sites[found + __popc(those & ((1u << lane) - 1))] = first + 32 * i + lane;
+      found += __popc(those);
+    }
+    __syncwarp(); /* the sites are listed, and before the first of them the sums are zero */
+    for (unsigned begin = 0; begin < found * k.points; begin += 32) {
+      const int count =
+          tile.locate_touching(offset_mask, summaries, begin + lane, found * k.points);
+      __syncwarp();
+#pragma unroll 4
+      for (int i = 0; i < count; ++i)
+        if (adds) tile.add(upstream, i);
+      __syncwarp(); /* all lanes have added the samples */
+    }
   }
+  tile.write(grad_inputs); /* a barrier has followed all additions */
 }
 
 }  // namespace dcnv3

@@ -137,6 +137,7 @@ inline std::function<void()> body;
 enum Order { kAscending, kDescending, kRotated };
 inline int order = kAscending;
 inline bool dry; /* launches are looked at, not run */
+inline size_t shared_bytes; /* of a block of the last launch */
 
 inline unsigned ordered(unsigned i, unsigned count) {
   if (order == kDescending) return count - 1 - i;
@@ -356,6 +357,9 @@ __attribute__((visibility("default"))) void emulation_take_sectors(size_t counts
   counts[2] = emulation::most_sectors;
   emulation::atomic_instructions = emulation::atomic_sectors = emulation::most_sectors = 0;
 }
+__attribute__((visibility("default"))) size_t emulation_shared_bytes() {
+  return emulation::shared_bytes;
+}
 /* Blocks of the last launch. */
 __attribute__((visibility("default"))) size_t emulation_blocks() {
   return size_t(gridDim.x) * gridDim.y * gridDim.z;
@@ -367,6 +371,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                Arguments&&... arguments) {
   if (config->dynamicSmemBytes > sizeof dcnv3::shared_memory || config->blockDim.x % 32) abort();
   gridDim = config->gridDim, blockDim = config->blockDim;
+  emulation::shared_bytes = config->dynamicSmemBytes;
   emulation::body = [&] { kernel(arguments...); };
   const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
   emulation::race.clear();
