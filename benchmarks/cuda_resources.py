@@ -104,7 +104,7 @@ def shared_memory(kernel, arguments):
     """Bytes of a block, which are asked for at the launch; see `cuda.cu`."""
     if kernel in ("forward", "backward"):
         return THREADS // int(arguments[1]) * POINTS * SLOT
-    if kernel == "ordered":
+    if kernel == "ordered" and arguments:
         channels = {"4": 32, "2": 16, "1": 8}[arguments[0]]
         return ORDERED_WARPS * (8 * 8 * channels * 4 + 32 * SLOT + 4 * 32 * 4)
     return 0

@@ -31,8 +31,9 @@ __device__ inline void atomic_add(char* to, float weight, const float (&values)[
  * An atomic addition of a warp costs as much as it touches sectors of 32 bytes. Here lanes are not
  * those of a site: the channels of all the warp's sites, one site behind the other, are dealt to
  * the lanes in turn, so that neighbouring lanes add to neighbouring floats. All threads of a warp
- * must call, and `slots` are those of the thread's own site. */
-template <int pack, int lanes, int count, class T>
+ * must call, and `slots` are those of the thread's own site. Without `checked`, the warp's samples
+ * must all lie inside the image, and whole turns must fill the channels. */
+template <int pack, int lanes, int count, bool checked, class T>
 __device__ void scatter(const Geometry& k, const Site<lanes>& site, const Slots<lanes>& slots,
                         const T* __restrict__ grad_output, float* __restrict__ grad_inputs) {
   constexpr int width = pack % kAtomicFloats ? 1 : kAtomicFloats;
@@ -48,7 +49,7 @@ __device__ void scatter(const Geometry& k, const Site<lanes>& site, const Slots<
     float upstream[turns][width] = {};
 #pragma unroll
     for (int i = 0; i < turns; ++i)
-      if (channel(i) < k.depth && first_site + neighbour(i) < k.sites)
+      if (!checked || (channel(i) < k.depth && first_site + neighbour(i) < k.sites))
         load<width>(grad_output + int64_t(first_site + neighbour(i)) * k.depth + channel(i))
             .to_floats(upstream[i]);
 #pragma unroll 1
@@ -57,13 +58,13 @@ __device__ void scatter(const Geometry& k, const Site<lanes>& site, const Slots<
       for (int i = 0; i < turns; ++i) {
         const float4 slot = slots.value(p, neighbour(i) - own);
         const Place place = slots.place(p, neighbour(i) - own);
-        if (channel(i) >= k.depth) continue;
+        if (checked && channel(i) >= k.depth) continue;
         const float4 weights = corner_weights(slot.x, slot.y, slot.z);
         const float weight[4] = {weights.x, weights.y, weights.z, weights.w};
         char* to = reinterpret_cast<char*>(grad_inputs + __float_as_int(slot.w) + channel(i));
 #pragma unroll
         for (int corner = 0; corner < 4; ++corner)
-          if (place.corners >> corner & 1)
+          if (!checked || place.corners >> corner & 1)
             atomic_add(to + corner_bytes(k, place.pixel, corner, 4), weight[corner], upstream[i]);
       }
     }
@@ -72,11 +73,11 @@ __device__ void scatter(const Geometry& k, const Site<lanes>& site, const Slots<
 
 /* One sample and one pack of channels: the products of the upstream gradient with the corners are
  * added to `dots`. */
-template <int pack, class T>
+template <int pack, bool checked, class T>
 __device__ void multiply_corners(const Geometry& k, const T* image, const T* upstream,
                                  const Place& place, float (&dots)[4]) {
   Pack<T, pack> corners[4];
-  load_corners<pack, true>(k, image, place, corners);
+  load_corners<pack, checked>(k, image, place, corners);
   float gradient[pack];
   load<pack>(upstream).to_floats(gradient);
 #pragma unroll
@@ -100,11 +101,16 @@ __global__ void __launch_bounds__(kThreads, 4)
   const Site<lanes> site(k);
   const int points = count ? count : k.points;
   const Slots<lanes> slots(points);
-  locate_samples<lanes, count, false>(k, site, offset_mask + site.offsets(k, n),
-                                      offset_mask + site.masks(k, n), slots);
-  if (grad_inputs != nullptr)
-    scatter<pack, lanes, count>(k, site, slots, grad_output + n * k.pixels * k.channels,
-                                grad_inputs + n * k.image - k.before);
+  const bool inside = locate_samples<lanes, count, false>(
+      k, site, offset_mask + site.offsets(k, n), offset_mask + site.masks(k, n), slots);
+  if (grad_inputs != nullptr) {
+    const T* from = grad_output + n * k.pixels * k.channels;
+    float* to = grad_inputs + n * k.image - k.before;
+    if (inside && k.depth % (lanes * pack) == 0)
+      scatter<pack, lanes, count, false>(k, site, slots, from, to);
+    else
+      scatter<pack, lanes, count, true>(k, site, slots, from, to);
+  }
   const T* image = inputs + n * k.image - k.before + site.group * k.depth;
   const T* upstream = grad_output + site.outputs(k, n);
   float correction = 0.0f; /* of the softmax: sum of mask * gradient of mask */
@@ -114,7 +120,10 @@ __global__ void __launch_bounds__(kThreads, 4)
     const float u = slot.x, v = slot.y, m = slot.z;
     float d[4] = {}; /* products of the upstream gradient with the corners */
     for (int c = site.lane * pack; c < k.depth; c += lanes * pack)
-      multiply_corners<pack>(k, image + c, upstream + c, place, d);
+      if (inside)
+        multiply_corners<pack, false>(k, image + c, upstream + c, place, d);
+      else
+        multiply_corners<pack, true>(k, image + c, upstream + c, place, d);
     const float4 w = corner_weights(u, v, 1.0f);
     const float grad_x = lanes_sum<lanes>((1.0f - v) * (d[1] - d[0]) + v * (d[3] - d[2]));
     const float grad_y = lanes_sum<lanes>((1.0f - u) * (d[2] - d[0]) + u * (d[3] - d[1]));

@@ -156,9 +156,9 @@ struct Batch {
 /* Locates the samples of a site and leaves them in `slots`. Where `weighted`, those are the corners'
  * weights times the mask, and cells; else (u, v, mask, the bits of the group's first channel), and
  * places, without corners for a thread to spare. `count` is the number of points, or 0 if not known
- * when compiling: then samples are read one by one, and their masks three times. Returns, where
- * `weighted`, whether all the cells of all the warp's sites lie inside the image. All threads of a
- * warp must call. */
+ * when compiling: then samples are read one by one, and their masks three times. Returns whether all
+ * the cells of all the warp's sites lie inside the image, and no place is without corners. All
+ * threads of a warp must call. */
 template <int lanes, int count, bool weighted, class T>
 __device__ bool locate_samples(const Geometry& k, const Site<lanes>& site, const T* offset,
                                const T* mask, const Slots<lanes>& slots) {
@@ -208,13 +208,15 @@ __device__ bool locate_samples(const Geometry& k, const Site<lanes>& site, const
           slots.set(p, at.cell);
           all_inside = all_inside && inside(k, at.cell);
         } else {
+          const Place place = site.active ? place_of(k, at.cell) : Place{0, 0};
           slots.value(p) = make_float4(at.u, at.v, m, __int_as_float(site.group * k.depth));
-          slots.set(p, site.active ? place_of(k, at.cell) : Place{0, 0});
+          slots.set(p, place);
+          all_inside = all_inside && place.corners == kAllCorners;
         }
       }
     }
   }
-  if (weighted) all_inside = __all_sync(kWarp, all_inside);
+  all_inside = __all_sync(kWarp, all_inside);
   __syncwarp();
   return all_inside;
 }

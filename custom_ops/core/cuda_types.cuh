@@ -171,6 +171,7 @@ __device__ inline unsigned corners_inside(const Geometry& k, const Cell& cell) {
 struct Place {
   unsigned pixel, corners;
 };
+constexpr unsigned kAllCorners = 15;
 
 __device__ inline Place place_of(const Geometry& k, const Cell& cell) {
   return {unsigned(cell.y) * k.width + cell.x + (k.width + 1), corners_inside(k, cell)};
