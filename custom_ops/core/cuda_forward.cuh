@@ -6,7 +6,9 @@
 
 namespace dcnv3 {
 
-/* The weighted sum over the samples of a site, for one pack of channels. */
+/* The weighted sum over the samples of a site, for one pack of channels. All in float32: if packed
+ * instructions of the half types added up the corners, fewer would do, but the error would be twice
+ * as large, and in float16 more than 1e-3 of the largest value. */
 template <int pack, int lanes, int count, bool checked, class T>
 __device__ void gather(const Geometry& k, const T* image, const Slots<lanes>& slots,
                        float (&sum)[pack]) {

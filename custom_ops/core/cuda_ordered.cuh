@@ -196,7 +196,7 @@ struct Tile {
 
 /* Grid: tiles of an image, and images in two axes. */
 template <class T, int corners>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, 8)
     ordered_kernel(const __grid_constant__ Geometry k, const __grid_constant__ Tiles tiles,
                    const T* __restrict__ grad_output, const T* __restrict__ offset_mask,
                    const Summary* __restrict__ all_summaries, T* __restrict__ grad_inputs) {

@@ -134,6 +134,8 @@ struct Batch {
 #pragma unroll
     for (int i = 0; i < size; ++i) mask[i] = to_float(from[min(first + i * lanes, points - 1)]);
   }
+  /* `paired`: of all pixels. Where G * P is odd, it would be of every second pixel; most warps have
+   * sites of several, and would issue both kinds of loads. */
   template <class T>
   __device__ void read_offsets(const T* from, int first, int points, bool paired) {
     if (paired) {
