@@ -46,6 +46,16 @@ def test_dtypes_and_group_widths(kernels, dtype, depth):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
+def test_all_samples_inside_and_threads_to_spare(kernels, small_grids, dtype):
+    """Where nothing is tested for corners, sites past the last one must add nothing."""
+    options = {"groups": 2, "padding": 0, "strides": 2}
+    arrays = random_arrays(dtype, size=(8, 8), **options)
+    arrays[1] = rounded(np.abs(arrays[1]) % 0.9, dtype)
+    for library in (kernels, small_grids):
+        assert_agrees(library, arrays, dtype, **options)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
 def test_pointers_without_alignment(kernels, dtype):
     arrays = random_arrays(dtype, batch=1)
     shift = 4 if dtype == "float32" else 2
