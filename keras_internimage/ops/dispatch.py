@@ -127,8 +127,9 @@ def device_of(tensor):
     """The type of device that computes with `tensor`, as `Request.device` names it."""
     if keras.backend.backend() == "torch":
         return tensor.device.type
-    module = {"tensorflow": "portable.tensorflow", "jax": "native.jax"}[keras.backend.backend()]
-    return importlib.import_module(f"keras_internimage.ops.{module}").device_type()
+    if keras.backend.backend() == "jax":
+        return importlib.import_module("keras_internimage.ops.native.jax").device_type(tensor)
+    return importlib.import_module("keras_internimage.ops.portable.tensorflow").device_type()
 
 
 def select(request, implementation=None):
