@@ -70,6 +70,14 @@ $(VENV)/.stamp-ecosystem: requirements/ecosystem.txt $(VENV)/.stamp-test
 	@$(PIP) --no-deps -r $<
 	@touch $@
 
+# In a folder that PyTorch's tests alone see: a process that has loaded TensorFlow ends when it loads
+# Triton, for both bring LLVM.
+$(VENV)/.stamp-triton: requirements/triton.txt $(VENV)/.stamp-venv
+	@echo "Installing $< into $(VENV)/triton ..."
+	@rm -rf $(VENV)/triton
+	@$(PIP) --no-deps --target $(VENV)/triton -r $<
+	@touch $@
+
 $(VENV)/.stamp-package: setup.cfg pyproject.toml $(VENV)/.stamp-base
 	@echo "Installing keras_internimage into $(VENV) ..."
 	@$(PIP) --no-build-isolation --no-deps --editable .
@@ -79,7 +87,7 @@ demo: $(VENV)/.stamp-$(DEMO_BACKEND) $(VENV)/.stamp-demo $(VENV)/.stamp-package
 	@KERAS_BACKEND=$(DEMO_BACKEND) $(PY) examples/demo.py
 
 INSTALLED_FOR_TESTS := $(TEST_BACKENDS:%=$(VENV)/.stamp-%) \
-	$(addprefix $(VENV)/.stamp-,test package ecosystem)
+	$(addprefix $(VENV)/.stamp-,test package ecosystem triton)
 PYTEST = $(PY) -m pytest $(TESTS) -q -n $(WORKERS) --dist worksteal --durations=5
 
 # Every backend runs, also after a failure; the exit status is that of the worst. Tests that do not
@@ -87,6 +95,8 @@ PYTEST = $(PY) -m pytest $(TESTS) -q -n $(WORKERS) --dist worksteal --durations=
 define run_tests
 	@failed=""; for backend in $(TEST_BACKENDS); do \
 	  echo "== $$backend"; \
+	  more=""; if [ $$backend = torch ]; then more=$(CURDIR)/$(VENV)/triton; fi; \
+	  PYTHONPATH="$$more$${PYTHONPATH:+:$$PYTHONPATH}" \
 	  KERAS_BACKEND=$$backend KERAS_INTERNIMAGE_TEST_ANY_BACKEND=$(lastword $(TEST_BACKENDS)) \
 	    $(PYTEST) $(1) </dev/null || failed="$$failed $$backend"; \
 	done; \

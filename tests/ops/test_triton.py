@@ -30,6 +30,8 @@ OPTIONS = {"groups": 2, "mask_activation": "softmax", "implementation": "triton"
 def operators(monkeypatch):
     """The operators' module. Interpreted programs are slow, and so they are few and large here."""
     reason = binding._why_not_here()
+    if reason is not None and native.mode() == "require" and sys.platform == "linux":
+        pytest.fail(f"the kernels must run where the native ones must: {reason}")
     if reason is not None:
         pytest.skip(f"the kernels do not run here: {reason}")
     from keras_internimage.ops.triton import operators
