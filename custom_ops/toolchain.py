@@ -23,10 +23,10 @@ OLDEST_NVCC = (12, 1)
 CUDA_ADVICE = (
     "nvcc {}.{} or newer is needed, of a CUDA version that the driver supports, and a C++ compiler "
     "that this nvcc accepts (the variable CXX chooses one). For CUDA 13, pip installs it: "
-    "nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt, nvidia-cuda-runtime and nvidia-cuda-cccl, all "
-    "of one minor version; jax[cuda13] brings them. For CUDA 12, pip has none: it is in NVIDIA's "
-    "CUDA toolkit and in conda's package cuda-nvcc, and CUDA_HOME names the folder. Where a "
-    "package keras-internimage-cu12 is published, it needs no nvcc. Then: {} build --cuda"
+    'pip install "cuda-toolkit[nvcc,cccl]>=13"; jax[cuda13] brings it. For CUDA 12, pip has none: '
+    "it is in NVIDIA's CUDA toolkit and in conda's package cuda-nvcc, and CUDA_HOME names the "
+    "folder. Where a package keras-internimage-cu12 is published, it needs no nvcc. "
+    "Then: {} build --cuda"
 ).format(*OLDEST_NVCC, COMMAND)
 
 

@@ -152,7 +152,7 @@ def select(request, implementation=None):
     if implementation is None:
         chosen = next(i for i in available if i.why_not(request) is None)
         if chosen.name == "portable" and request.device == "cuda":
-            tell_slow_gpu(request.device_index)
+            tell_slow_gpu(request.device_index, request.dtype)
         return chosen
     chosen = next((i for i in available if i.name == implementation), None)
     if chosen is None:

@@ -14,9 +14,6 @@ from keras_internimage.ops.native import cuda
 
 BACKEND = keras.backend.backend()
 LIBRARY = cuda.Library(code=((8, 0), (9, 0), (10, 0)), ptx=(10, 0), runtime=(13, 0), driver=(13, 0))
-# What is asked once is asked again in each test.
-ASK = "_capabilities" if BACKEND == "torch" else "capabilities"
-ASKED_ANEW = getattr(native._binding, ASK).__wrapped__
 WITH_75 = dataclasses.replace(LIBRARY, code=((7, 5), *LIBRARY.code))
 
 
@@ -40,7 +37,7 @@ def gpus(monkeypatch):
     def pretend(*capabilities, library=LIBRARY):
         monkeypatch.setattr(cuda, "_loaded", {} if library is None else {"library": library})
         binding = native._binding
-        monkeypatch.setattr(binding, ASK, ASKED_ANEW)
+        forget()
         named = [f"{'cuda' if BACKEND == 'torch' else 'gpu'}:{i}" for i in range(len(capabilities))]
         if BACKEND == "torch":
             import torch
@@ -68,7 +65,16 @@ def gpus(monkeypatch):
             monkeypatch.setattr(keras.distribution, "list_devices", lambda: named)
         monkeypatch.setattr(binding, "device_type", lambda: "cuda")
 
-    return pretend
+    yield pretend
+    forget()
+
+
+def forget():
+    """What is asked once in a process is asked again."""
+    for name in ("why_not_cuda", "_why_not_cuda", "capabilities"):
+        function = getattr(native._binding, name, None)
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 @pytest.fixture
@@ -209,12 +215,22 @@ def test_a_gpu_without_kernels_is_told_once(gpus, on_gpu, monkeypatch):
 
 
 def test_what_no_kernel_computes_is_not_told(gpus):
-    """There is nothing to mend: the kernels run on this GPU, but not for this dtype."""
-    gpus((8, 0))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert dispatch.select(request(dtype="float64")).name == "portable"
-    assert ours(caught) == []
+    """There is nothing to mend: no GPU has kernels for this dtype, nor under TensorFlow's XLA."""
+    for library in (LIBRARY, None):
+        gpus((8, 0), library=library)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert dispatch.select(request(dtype="float64")).name == "portable"
+            if BACKEND == "tensorflow":
+                import tensorflow as tf
+
+                @tf.function(jit_compile=True)
+                def compiled(x):
+                    assert dispatch.select(request()).name == "portable"
+                    return x + 1
+
+                compiled(tf.zeros(1))
+        assert ours(caught) == []
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="Pallas is for JAX")

@@ -105,21 +105,25 @@ def _tell_without_cuda(error):
         _warn_of_gpus(f"DCNv3 has no native kernels for GPUs. {error}")
 
 
-def tell_slow_gpu(index):
+def tell_slow_gpu(index, dtype):
     """Warns, once, that a GPU runs without kernels of its own, and names what mends it.
 
     Args:
-        index: which GPU, as in `dispatch.Request`.
+        index: which GPU, and
+        dtype: of what, as in `dispatch.Request`.
 
     Raises:
         RuntimeError: `KERAS_INTERNIMAGE_KERNELS` is `require`.
     """
     # Where the library could not be loaded at all, that was told.
-    if mode() == "off" or _why_not_loaded() is not None:
+    if mode() == "off" or not loaded():
+        return
+    # Some calls have no kernel on any GPU.
+    if dtype == "float64" or (_BACKEND == "tensorflow" and _binding.in_xla()):
         return
     reason = _binding.why_not_cuda(index)
     if reason is None:
-        return  # it is the call that has no kernel: its dtype, or what compiles it
+        return
     if mode() == "require":
         raise RuntimeError(f"{VARIABLE}=require, but no kernel of DCNv3 runs on the GPU: {reason}")
     _warn_of_gpus(

@@ -42,6 +42,7 @@ def why_not(request):
     return None
 
 
+@functools.cache
 def why_not_cuda(index=None):
     """None, or why they cannot run on GPUs; all must do, for it is not known which one computes."""
     return cuda.why_not("jax", capabilities)

@@ -50,14 +50,13 @@ def why_not(request):
     return None
 
 
+@functools.cache
 def why_not_cuda(index=None):
     """None, or why they cannot run on GPUs; all must do, for it is not known which one computes."""
-    return cuda.why_not("tensorflow", capabilities)
+    return cuda.why_not("tensorflow", _capabilities)
 
 
-@functools.cache
-def capabilities():
-    """The compute capabilities of the NVIDIA GPUs that TensorFlow uses, such as `(8, 0)`."""
+def _capabilities():
     details = map(tf.config.experimental.get_device_details, tf.config.get_visible_devices("GPU"))
     return [told["compute_capability"] for told in details if "compute_capability" in told]
 

@@ -59,12 +59,12 @@ def device_type():
 @torch.compiler.assume_constant_result
 def why_not_cuda(index=None):
     """None, or why they cannot run on the GPU of an index; None: the current one."""
-    return cuda.why_not("torch", functools.partial(_capabilities, index))
+    return _why_not_cuda(index)
 
 
 @functools.cache
-def _capabilities(index):
-    return [torch.cuda.get_device_capability(index)]
+def _why_not_cuda(index):
+    return cuda.why_not("torch", lambda: [torch.cuda.get_device_capability(index)])
 
 
 def call(inputs, offset_mask, geometry, softmax):
