@@ -10,7 +10,12 @@ extern "C" {
 
 int32_t dcnv3_cuda_runtime_version(void) {
   int version = 0;
-  return cudaRuntimeGetVersion(&version) == cudaSuccess ? version : 0;
+  if (cudaRuntimeGetVersion(&version) != cudaSuccess) version = 0;
+#ifdef __CUDACC_VER_MAJOR__
+  const int compiler = 1000 * __CUDACC_VER_MAJOR__ + 10 * __CUDACC_VER_MINOR__;
+  if (version < compiler) version = compiler; /* wheels of both may differ in the minor version */
+#endif
+  return version;
 }
 
 int32_t dcnv3_cuda_driver_version(void) {

@@ -22,14 +22,14 @@ inline cudaError_t cudaDriverGetVersion(int* version) { *version = DRIVER; retur
 """
 
 
-def compiled(folder, driver, result="cudaSuccess"):
+def compiled(folder, driver, result="cudaSuccess", *more):
     """The functions in a library, for a driver that is pretended."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++")
     (folder / "cuda_runtime_api.h").write_text(HEADER)
     path = folder / libraries.CUDA_CORE
     told = "-DDCNV3_ARCHITECTURES=sm_75_sm_80_sm_120_compute_120"
-    defined = [told, f"-DDRIVER={driver}", f"-DRESULT={result}"]
+    defined = [told, f"-DDRIVER={driver}", f"-DRESULT={result}", *more]
     command = ["g++", "-shared", "-fPIC", "-fvisibility=hidden", *defined, "-I", str(folder)]
     subprocess.run([*command, "-x", "c++", str(SOURCE), "-o", str(path)], check=True)
     return path
@@ -43,6 +43,12 @@ def test_what_it_tells(tmp_path, driver, result, expected):
     assert cuda.read(compiled(tmp_path, driver, result)) == cuda.Library(
         code=((7, 5), (8, 0), (12, 0)), ptx=(12, 0), runtime=(13, 2), driver=expected
     )
+
+
+def test_an_nvcc_later_than_its_runtime(tmp_path):
+    """What PTX asks of a driver is a matter of the compiler."""
+    nvcc = ("-D__CUDACC_VER_MAJOR__=13", "-D__CUDACC_VER_MINOR__=5")
+    assert cuda.read(compiled(tmp_path, 13000, "cudaSuccess", *nvcc)).runtime == (13, 5)
 
 
 def test_a_library_of_another_version(tmp_path):
