@@ -5,6 +5,7 @@
 # make sanitize             the kernels' tests under AddressSanitizer and UBSan
 # make bench                the operator and InternImage-T next to the official formulation
 # make bench-export         InternImage-T exported to every format, verified and timed
+# make gpu                  what of DCNv3 works on this machine's GPU, and how fast: ten minutes
 # make bench-devices        DCNv3's implementations on JAX' device: for a GPU, with JAX for it installed
 # make lint                 style, format and types: ruff and mypy
 # make clean
@@ -39,7 +40,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for p in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
 	if "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$p"; break; fi; done
 
-.PHONY: help demo test test-full sanitize lint bench bench-export bench-devices clean
+.PHONY: help demo test test-full sanitize lint bench bench-export bench-devices gpu clean
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -133,6 +134,12 @@ bench-devices:
 	  if "$$python" -c 'import sys; from custom_ops import toolchain as t; sys.exit(not t.nvcc_paths())'; then \
 	    "$$python" -m keras_internimage.custom_ops build --backend jax --cuda; fi; \
 	  "$$python" benchmarks/jax_devices.py
+
+# With the Python, and the frameworks for GPUs, that are there. OPTIONS="--dry-run" rehearses it on
+# the processor; others: python -m benchmarks.gpu --help.
+gpu:
+	@python="$$($(FIND_PYTHON))"; \
+	  PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$$python" -m benchmarks.gpu $(OPTIONS)
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ import sys
 
 import keras
 import pytest
+from small_models import SMALL
 
 import keras_internimage
 
@@ -50,7 +51,8 @@ def modules_after(*statements):
 
 def unwanted(added):
     foreign = FRAMEWORKS - {keras.config.backend()}
-    return {name for name in added if name in foreign | HEAVY}
+    kernels = {"triton", "keras_internimage.ops.triton.kernels"}
+    return {name for name in added if name in foreign | HEAVY | kernels}
 
 
 def test_no_foreign_framework_and_nothing_heavy():

@@ -12,6 +12,7 @@ import zipfile
 import pytest
 
 import keras_internimage
+from keras_internimage.checkpoints import published
 
 pytestmark = pytest.mark.any_backend
 
@@ -147,7 +148,7 @@ def test_console_script_and_modules_work_when_installed(installed, tmp_path):
         env=environment,
         cwd=tmp_path,
     )
-    assert "internimage_t_1k_224" in by_script
+    assert all(entry.name in by_script for entry in published.PUBLISHED)
     assert by_script == by_module
     where = run(
         *(sys.executable, "-c"),

@@ -7,6 +7,7 @@
 
 #include "cuda_backward.cuh"
 #include "cuda_forward.cuh"
+#include "cuda_ordered.cuh"
 #include "dcnv3.h"
 
 namespace dcnv3 {
@@ -18,6 +19,10 @@ constexpr int64_t kMaxChannels = int64_t(1) << 28, kMaxSites = (int64_t(1) << 31
 constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
 /* Below this many threads in all, smaller blocks spread them over more multiprocessors. */
 constexpr int64_t kManyThreads = int64_t(1) << 18;
+/* Below this many, tiles of the deterministic gradient are smaller. A large GPU has 132
+ * multiprocessors, which are to have 16 warps each. */
+constexpr int64_t kManyTiles = 132 * 16;
+constexpr int kMaxCoordinate = 0xffff; /* that fits into a Summary */
 
 __attribute__((format(printf, 1, 2))) dcnv3_status error(const char* format, ...) {
   dcnv3_status status = {1, {}};
@@ -58,6 +63,7 @@ Geometry geometry(const dcnv3_call& c) {
   k.batch = c.batch;
   k.height = int(c.height), k.width = int(c.width), k.channels = int(c.channels);
   k.row = c.width * c.channels, k.image = c.height * k.row;
+  k.before = k.row + c.channels;
   k.depth = int(c.channels / c.groups);
   k.out_width = int(c.out_width), k.groups = c.groups, k.points = int(c.points);
   k.pixels = unsigned(c.out_height * c.out_width), k.sites = k.pixels * c.groups;
@@ -78,6 +84,12 @@ struct Layout {
   static constexpr int pack = pack_, lanes = lanes_, count = count_;
 };
 
+/* A grid of `blocks` for each image, and images in two axes. */
+dim3 grid_of_images(const Geometry& k, int64_t blocks) {
+  const int64_t columns = std::min(k.batch, kMaxGridY);
+  return dim3(unsigned(blocks), unsigned(columns), unsigned((k.batch + columns - 1) / columns));
+}
+
 /* How the sites are given to threads. */
 struct Plan {
   int pack, lanes, count;
@@ -96,8 +108,7 @@ Plan make_plan(const Geometry& k, bool vectors, cudaStream_t stream) {
   int threads = k.batch * k.sites * plan.lanes < kManyThreads ? 64 : kThreads;
   while (bytes(threads) > kSharedMemory) threads -= 32;
   const int64_t sites = threads / plan.lanes;
-  plan.config.gridDim = dim3(unsigned((k.sites + sites - 1) / sites),
-                             unsigned(std::min(k.batch, kMaxGridY)));
+  plan.config.gridDim = grid_of_images(k, (k.sites + sites - 1) / sites);
   plan.config.blockDim = dim3(threads);
   plan.config.dynamicSmemBytes = bytes(threads);
   plan.config.stream = stream;
@@ -129,11 +140,11 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*kernel)(Parameters..
   return code != cudaSuccess ? code : last;
 }
 
-cudaLaunchConfig_t linear_config(int64_t blocks, size_t shared_memory, cudaStream_t stream) {
+/* A thread for each of `size` numbers, or fewer. */
+cudaLaunchConfig_t linear_config(int64_t size, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(std::min(blocks, kMaxGridX)));
+  config.gridDim = dim3(unsigned(std::min((size + kThreads - 1) / kThreads, kMaxGridX)));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_memory;
   config.stream = stream;
   return config;
 }
@@ -152,47 +163,79 @@ dcnv3_status forward(const dcnv3_call& c, const void* inputs, const void* offset
   }), "DCNv3's forward kernel");
 }
 
+Tiles make_tiles(const Geometry& k) {
+  Tiles tiles = {};
+  tiles.channels = 1;
+  while (tiles.channels < 32 && tiles.channels < k.depth) tiles.channels *= 2;
+  tiles.slices = (k.depth + tiles.channels - 1) / tiles.channels;
+  tiles.width = std::min(kTileWidth, k.width);
+  tiles.columns = (k.width + tiles.width - 1) / tiles.width;
+  for (tiles.height = kTileHeight;; tiles.height /= 2) {
+    tiles.rows = (k.height + tiles.height - 1) / tiles.height;
+    tiles.count = unsigned(k.groups) * tiles.slices * tiles.columns * tiles.rows;
+    if (k.batch * tiles.count >= kManyTiles || tiles.height == 1) break;
+  }
+  while ((std::max(k.height, k.width) - 1) >> tiles.shift > kMaxCoordinate) ++tiles.shift;
+  return tiles;
+}
+
+/* The gradient of the inputs in a fixed order. */
 template <class T>
-dcnv3_status backward(const dcnv3_call& c, const void* grad_output, const void* inputs,
-                      const void* offset_mask, void* grad_inputs, void* grad_offset_mask,
-                      void* workspace, bool deterministic, cudaStream_t stream) {
+dcnv3_status ordered_backward(const Geometry& k, const T* grad_output, const T* offset_mask,
+                              Summary* summaries, T* grad_inputs, cudaStream_t stream) {
+  const Tiles tiles = make_tiles(k);
+  const int64_t sites = k.batch * k.sites;
+  cudaError_t code = launch(linear_config(sites, stream), summary_kernel<T>, k, offset_mask,
+                            summaries, tiles.shift);
+  if (code == cudaSuccess) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid_of_images(k, (int64_t(tiles.count) + kWarps - 1) / kWarps);
+    config.blockDim = dim3(32 * kWarps);
+    config.dynamicSmemBytes = kWarps * tile_bytes(tiles);
+    config.stream = stream;
+    const auto kernel = tiles.channels == 32   ? ordered_kernel<T, 4>
+                        : tiles.channels == 16 ? ordered_kernel<T, 2>
+                                               : ordered_kernel<T, 1>;
+    code = launch(config, kernel, k, tiles, grad_output, offset_mask, summaries, grad_inputs);
+  }
+  return to_status(code, "DCNv3's deterministic backward kernels");
+}
+
+template <class T>
+dcnv3_status backward(const dcnv3_call& c, const T* grad_output, const T* inputs,
+                      const T* offset_mask, T* grad_inputs, T* grad_offset_mask, void* workspace,
+                      bool deterministic, cudaStream_t stream) {
   constexpr bool half = sizeof(T) < sizeof(float);
   Geometry k = geometry(c);
   k.paired = k.groups * int64_t(k.points) % 2 == 0 && aligned(offset_mask, 2 * sizeof(T)) &&
              aligned(grad_offset_mask, 2 * sizeof(T));
-  const int64_t size = c.batch * c.height * c.width * c.channels;
-  float* sums = static_cast<float*>(half ? workspace : grad_inputs);
-  dcnv3_status status = to_status(cudaMemsetAsync(sums, 0, size * sizeof(float), stream),
-                                  "Zeroing the gradient of DCNv3's inputs");
+  const int64_t size = c.batch * k.image;
+  float* sums = deterministic ? nullptr : static_cast<float*>(half ? workspace : grad_inputs);
+  dcnv3_status status = {0, {}};
+  if (!deterministic)
+    status = to_status(cudaMemsetAsync(sums, 0, size * sizeof(float), stream),
+                       "Zeroing the gradient of DCNv3's inputs");
   if (status.code) return status;
 
   const bool vectors = aligned(inputs, 16) && aligned(grad_output, 16) && aligned(sums, 16);
   const Plan plan = make_plan<T>(k, vectors, stream);
   status = to_status(with_layout<T>(plan, [&](auto layout) {
     using L = decltype(layout);
-    return launch(plan.config, backward_kernel<T, L::pack, L::lanes, L::count>, k,
-                  static_cast<const T*>(grad_output), static_cast<const T*>(inputs),
-                  static_cast<const T*>(offset_mask), deterministic ? nullptr : sums,
-                  static_cast<T*>(grad_offset_mask));
+    return launch(plan.config, backward_kernel<T, L::pack, L::lanes, L::count>, k, grad_output,
+                  inputs, offset_mask, sums, grad_offset_mask);
   }), "DCNv3's backward kernel");
   if (status.code) return status;
-
-  if (deterministic) {
-    int width = 1;
-    while (width < 32 && width < k.depth) width *= 2;
-    const int64_t blocks = c.batch * c.groups * ((k.depth + width - 1) / width);
-    status = to_status(launch(linear_config(blocks, kOrderedSharedMemory, stream),
-                              ordered_kernel<T>, k,
-                              static_cast<const T*>(grad_output),
-                              static_cast<const T*>(offset_mask), sums, width, blocks),
-                       "DCNv3's deterministic backward kernel");
-    if (status.code) return status;
-  }
-  if constexpr (half)
-    status = to_status(launch(linear_config((size + kThreads - 1) / kThreads, 0, stream),
-                              convert_kernel<T>, static_cast<const float*>(sums),
-                              static_cast<T*>(grad_inputs), size),
+  if (deterministic)
+    return ordered_backward(k, grad_output, offset_mask, static_cast<Summary*>(workspace),
+                            grad_inputs, stream);
+  if constexpr (half) {
+    const bool wide = size % 4 == 0 && aligned(sums, 16) && aligned(grad_inputs, 8);
+    const auto kernel = wide ? convert_kernel<T, 4> : convert_kernel<T, 1>;
+    const int64_t packs = wide ? size / 4 : size;
+    status = to_status(launch(linear_config(packs, stream), kernel,
+                              static_cast<const float*>(sums), grad_inputs, packs),
                        "Rounding the gradient of DCNv3's inputs");
+  }
   return status;
 }
 
@@ -221,7 +264,9 @@ dcnv3_status dcnv3_cuda_forward(const dcnv3_call* call, const void* inputs,
   });
 }
 
-size_t dcnv3_cuda_backward_workspace(const dcnv3_call* call, int32_t) {
+size_t dcnv3_cuda_backward_workspace(const dcnv3_call* call, int32_t deterministic) {
+  const int64_t sites = call->batch * call->out_height * call->out_width * call->groups;
+  if (deterministic) return sites * sizeof(dcnv3::Summary);
   const bool half = call->dtype == DCNV3_FLOAT16 || call->dtype == DCNV3_BFLOAT16;
   return half ? call->batch * call->height * call->width * call->channels * sizeof(float) : 0;
 }
@@ -232,9 +277,11 @@ dcnv3_status dcnv3_cuda_backward(const dcnv3_call* call, const void* grad_output
                                  void* stream) {
   return dcnv3::with_dtype(*call, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
-    return dcnv3::backward<T>(*call, grad_output, inputs, offset_mask, grad_inputs,
-                              grad_offset_mask, workspace, deterministic != 0,
-                              static_cast<cudaStream_t>(stream));
+    return dcnv3::backward<T>(
+        *call, static_cast<const T*>(grad_output), static_cast<const T*>(inputs),
+        static_cast<const T*>(offset_mask), static_cast<T*>(grad_inputs),
+        static_cast<T*>(grad_offset_mask), workspace, deterministic != 0,
+        static_cast<cudaStream_t>(stream));
   });
 }
 

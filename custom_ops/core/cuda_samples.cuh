@@ -50,44 +50,61 @@ __device__ float lanes_max(float value) {
   return value;
 }
 
-/* The samples of one site in shared memory: a float4 and a cell for each, sample `p` of all the
- * block's sites side by side, which avoids bank conflicts. */
+/* The samples of one site in shared memory: for each a float4, and a Cell or Place. Sample `p` of
+ * all the warp's sites lie side by side, which avoids bank conflicts, in memory of the warp's own,
+ * which leaves distances that are known when compiling. */
+template <int lanes>
 struct Slots {
+  static constexpr int sites = 32 / lanes;
   float4* values;
-  int2* cells;
-  int stride;
+  uint2* places;
 
-  __device__ float4& value(int p) const { return values[p * stride]; }
-  __device__ void set_cell(int p, Cell cell) const {
-    cells[p * stride] = make_int2(cell.x, cell.y);
-  }
+  __device__ explicit Slots(int points);
+
+  /* Of sample `p`; of the site `neighbour` places further, if given. */
+  __device__ float4& value(int p, int neighbour = 0) const { return values[p * sites + neighbour]; }
   __device__ Cell cell(int p) const {
-    const int2 cell = cells[p * stride];
-    return {cell.x, cell.y};
+    const uint2 cell = places[p * sites];
+    return {int(cell.x), int(cell.y)};
+  }
+  __device__ Place place(int p, int neighbour = 0) const {
+    const uint2 place = places[p * sites + neighbour];
+    return {place.x, place.y};
+  }
+  __device__ void set(int p, Cell cell) const {
+    places[p * sites] = make_uint2(unsigned(cell.x), unsigned(cell.y));
+  }
+  __device__ void set(int p, Place place) const {
+    places[p * sites] = make_uint2(place.pixel, place.corners);
   }
 };
-constexpr size_t kSlotBytes = sizeof(float4) + sizeof(int2);
+constexpr size_t kSlotBytes = sizeof(float4) + sizeof(uint2);
 
 extern __shared__ float4 shared_memory[];
 
-__device__ inline Slots slots_of_site(int points, int site, int sites) {
-  int2* cells = reinterpret_cast<int2*>(shared_memory + points * sites);
-  return {shared_memory + site, cells + site, sites};
+template <int lanes>
+__device__ Slots<lanes>::Slots(int points) {
+  const int count = points * sites, site = threadIdx.x % 32 / lanes;
+  char* memory = reinterpret_cast<char*>(shared_memory) + threadIdx.x / 32 * count * kSlotBytes;
+  values = reinterpret_cast<float4*>(memory) + site;
+  places = reinterpret_cast<uint2*>(memory + count * sizeof(float4)) + site;
 }
+
+/* The image of a block. Past the last one there may be blocks to spare. */
+__device__ inline int64_t image_of_block() { return int64_t(blockIdx.z) * gridDim.y + blockIdx.y; }
 
 /* The site of a thread: where its output pixel is, and where its part of the tensors starts. */
 template <int lanes>
 struct Site {
-  int local, lane, group, origin_x, origin_y;
-  unsigned pixel;
+  int lane, group, origin_x, origin_y;
+  unsigned index, pixel; /* index: in the image, also past the last one */
   bool active; /* the last block has threads to spare: they do the last site's work, unseen */
 
   __device__ explicit Site(const Geometry& k) {
-    local = threadIdx.x / lanes;
     lane = threadIdx.x % lanes;
-    unsigned site = blockIdx.x * (blockDim.x / lanes) + local;
-    active = site < k.sites;
-    site = active ? site : k.sites - 1;
+    index = blockIdx.x * (blockDim.x / lanes) + threadIdx.x / lanes;
+    active = index < k.sites;
+    const unsigned site = active ? index : k.sites - 1;
     pixel = site / k.groups;
     group = site - pixel * k.groups;
     const int row = pixel / k.out_width, column = pixel - row * k.out_width;
@@ -117,6 +134,8 @@ struct Batch {
 #pragma unroll
     for (int i = 0; i < size; ++i) mask[i] = to_float(from[min(first + i * lanes, points - 1)]);
   }
+  /* `paired`: of all pixels. Where G * P is odd, it would be of every second pixel; most warps have
+   * sites of several, and would issue both kinds of loads. */
   template <class T>
   __device__ void read_offsets(const T* from, int first, int points, bool paired) {
     if (paired) {
@@ -136,13 +155,15 @@ struct Batch {
   }
 };
 
-/* Locates the samples of a site and leaves them in `slots`: the corners' weights times the mask
- * where `weighted`, else (u, v, mask, 0). `count` is the number of points, or 0 if not known when
- * compiling: then samples are read one by one, and their masks three times. Returns whether all the
- * cells of all the warp's sites lie inside the image. All threads of a warp must call. */
+/* Locates the samples of a site and leaves them in `slots`. Where `weighted`, those are the corners'
+ * weights times the mask, and cells; else (u, v, mask, the bits of the group's first channel), and
+ * places, without corners for a thread to spare. `count` is the number of points, or 0 if not known
+ * when compiling: then samples are read one by one, and their masks three times. Returns whether all
+ * the cells of all the warp's sites lie inside the image, and no place is without corners. All
+ * threads of a warp must call. */
 template <int lanes, int count, bool weighted, class T>
 __device__ bool locate_samples(const Geometry& k, const Site<lanes>& site, const T* offset,
-                               const T* mask, const Slots& slots) {
+                               const T* mask, const Slots<lanes>& slots) {
   constexpr bool known = count > 0;
   constexpr int size = known ? (count + lanes - 1) / lanes : 1;
   const int points = known ? count : k.points;
@@ -184,10 +205,16 @@ __device__ bool locate_samples(const Geometry& k, const Site<lanes>& site, const
         const Position at = locate(k, known ? k.taps[p] : locate_tap(k, p), batch.dx[i],
                                    batch.dy[i], site.origin_x, site.origin_y);
         const float m = batch.mask[i] * factor;
-        slots.value(p) =
-            weighted ? corner_weights(at.u, at.v, m) : make_float4(at.u, at.v, m, 0.0f);
-        slots.set_cell(p, at.cell);
-        all_inside = all_inside && inside(k, at.cell);
+        if constexpr (weighted) {
+          slots.value(p) = corner_weights(at.u, at.v, m);
+          slots.set(p, at.cell);
+          all_inside = all_inside && inside(k, at.cell);
+        } else {
+          const Place place = site.active ? place_of(k, at.cell) : Place{0, 0};
+          slots.value(p) = make_float4(at.u, at.v, m, __int_as_float(site.group * k.depth));
+          slots.set(p, place);
+          all_inside = all_inside && place.corners == kAllCorners;
+        }
       }
     }
   }

@@ -25,6 +25,7 @@ struct Tap {
 struct Geometry {
   int64_t batch;
   int64_t row, image; /* elements of an image row, and of an image of the inputs */
+  int64_t before;     /* of a row and a pixel */
   int height, width, channels, depth; /* depth: channels of a group */
   int out_width, groups, points;
   unsigned pixels, sites; /* of an image: output pixels, and (output pixel, group) pairs */
@@ -83,7 +84,11 @@ struct Pair<__half> {
 template <>
 struct Pair<__nv_bfloat16> {
   __nv_bfloat162 value;
-  __device__ float2 floats() const { return __bfloat1622float2(value); }
+  /* One instruction each; CUDA's own conversion takes the upper half out and shifts it back. */
+  __device__ float2 floats() const {
+    const unsigned bits = reinterpret_cast<const unsigned&>(value);
+    return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+  }
   __device__ static Pair from(float a, float b) { return {__floats2bfloat162_rn(a, b)}; }
 };
 
@@ -147,31 +152,50 @@ struct Cell {
   int x, y;
 };
 
+/* Whether all four corners are inside the image. */
 __device__ inline bool inside(const Geometry& k, const Cell& cell) {
   return unsigned(cell.x) < unsigned(k.width - 1) && unsigned(cell.y) < unsigned(k.height - 1);
 }
 
-/* Corners: upper left, upper right, lower left, lower right. */
-__device__ inline bool has_corner(const Geometry& k, const Cell& cell, int corner) {
-  return unsigned(cell.x + (corner & 1)) < unsigned(k.width) &&
-         unsigned(cell.y + (corner >> 1)) < unsigned(k.height);
+/* One bit for each corner inside the image: upper left, upper right, lower left, lower right. */
+__device__ inline unsigned corners_inside(const Geometry& k, const Cell& cell) {
+  const unsigned left = unsigned(cell.x) < unsigned(k.width);
+  const unsigned right = unsigned(cell.x + 1) < unsigned(k.width);
+  const unsigned columns = left | right << 1;
+  return (unsigned(cell.y) < unsigned(k.height) ? columns : 0) |
+         (unsigned(cell.y + 1) < unsigned(k.height) ? columns << 2 : 0);
 }
 
-/* Reads all four corners before any is used. Those outside the image are not read and are zero;
- * without `checked` the whole cell must be inside. */
+/* A cell as it is addressed: `corners_inside`, and the index of its upper left pixel. That may lie
+ * outside the image, so pixels are counted from `k.before` elements in front of it on. */
+struct Place {
+  unsigned pixel, corners;
+};
+constexpr unsigned kAllCorners = 15;
+
+__device__ inline Place place_of(const Geometry& k, const Cell& cell) {
+  return {unsigned(cell.y) * k.width + cell.x + (k.width + 1), corners_inside(k, cell)};
+}
+
+/* Bytes from where pixels are counted from to corner `corner` of a cell. Unsigned, 32 bits times 32
+ * bits: one instruction multiplies and adds to the pointer. */
+__device__ inline uint64_t corner_bytes(const Geometry& k, unsigned pixel, int corner,
+                                        unsigned size) {
+  return uint64_t(pixel) * (k.channels * size) + (corner & 1 ? k.channels * size : 0) +
+         (corner & 2 ? k.row * size : 0);
+}
+
+/* Reads all four corners before any is used. Those that are not in `place.corners` are not read and
+ * are zero; without `checked`, all are read. */
 template <int count, bool checked, class T>
-__device__ void load_corners(const Geometry& k, const T* image, const Cell& cell,
+__device__ void load_corners(const Geometry& k, const T* from, const Place& place,
                              Pack<T, count> (&corners)[4]) {
-  /* Bytes, and unsigned where possible: one instruction multiplies and adds to the pointer. */
-  const unsigned bytes = k.channels * unsigned(sizeof(T));
-  const char* from = reinterpret_cast<const char*>(image);
-  from += checked ? (int64_t(cell.y) * k.width + cell.x) * int64_t(bytes)
-                  : int64_t(uint64_t(unsigned(cell.y * k.width + cell.x)) * bytes);
 #pragma unroll
   for (int corner = 0; corner < 4; ++corner) {
-    const char* pixel = from + (corner & 1 ? bytes : 0) + (corner & 2 ? k.row * sizeof(T) : 0);
+    const char* pixel = reinterpret_cast<const char*>(from) +
+                        corner_bytes(k, place.pixel, corner, sizeof(T));
     if (checked) corners[corner] = Pack<T, count>{};
-    if (!checked || has_corner(k, cell, corner))
+    if (!checked || place.corners >> corner & 1)
       corners[corner] = load<count>(reinterpret_cast<const T*>(pixel));
   }
 }

@@ -83,10 +83,14 @@ def _check_choices(mask_activation, implementation):
 
 def run(inputs, offset, mask, geometry, mask_activation=None, implementation=None):
     """`dcnv3` for tensors of the backend that are known to be as they should."""
+    # What is computed in: arguments of mixed dtypes are brought together.
+    dtypes = [
+        keras.backend.standardize_dtype(t.dtype) for t in (inputs, offset, mask) if t is not None
+    ]
     request = dispatch.Request(
         backend=keras.backend.backend(),
         geometry=geometry,
-        dtype=keras.backend.standardize_dtype(inputs.dtype),
+        dtype="float64" if "float64" in dtypes else dtypes[0],
         input_shape=_static(inputs.shape),
         mask_activation=mask_activation,
         device=dispatch.device_of(inputs),

@@ -23,7 +23,8 @@ class Request:
 
     `input_shape` is `(N, H, W, C)`; a size is None where it is not known while tracing. `device` is
     "cpu", "cuda", "tpu" or another type of device, None where nothing is known of it;
-    `device_index` tells which of that type, None where that is not known.
+    `device_index` tells which of that type, None where that is not known. `named` says that the
+    implementation was asked for by its name.
     """
 
     backend: str
@@ -33,6 +34,7 @@ class Request:
     mask_activation: str | None = None
     device: str | None = None
     device_index: int | None = None
+    named: bool = False
 
 
 class Portable:
@@ -67,6 +69,24 @@ class Pallas:
         return run_joined(pallas.call, *arguments)
 
 
+class Triton:
+    """The Triton kernels, for PyTorch on GPUs where the native ones are not built."""
+
+    name = "triton"
+    description = "Triton kernels for NVIDIA GPUs, compiled by Triton"
+    backends = ("torch",)
+
+    def why_not(self, request=None):
+        from keras_internimage.ops import triton
+
+        return triton.why_not(request)
+
+    def run(self, *arguments):
+        from keras_internimage.ops import triton
+
+        return run_joined(triton.call, *arguments)
+
+
 class DeformConv:
     """For exporters that know a standard deformable convolution; see `tracing.operators`."""
 
@@ -77,7 +97,12 @@ class DeformConv:
 
 
 # In order of preference: the first that can run is taken. The last one always can.
-IMPLEMENTATIONS: list[Native | Pallas | Portable] = [Native(), Pallas(), Portable()]
+IMPLEMENTATIONS: list[Native | Pallas | Triton | Portable] = [
+    Native(),
+    Pallas(),
+    Triton(),
+    Portable(),
+]
 
 
 def names() -> list[str]:
@@ -104,8 +129,9 @@ def device_of(tensor):
     """The type of device that computes with `tensor`, as `Request.device` names it."""
     if keras.backend.backend() == "torch":
         return tensor.device.type
-    module = {"tensorflow": "portable.tensorflow", "jax": "native.jax"}[keras.backend.backend()]
-    return importlib.import_module(f"keras_internimage.ops.{module}").device_type()
+    if keras.backend.backend() == "jax":
+        return importlib.import_module("keras_internimage.ops.native.jax").device_type(tensor)
+    return importlib.import_module("keras_internimage.ops.portable.tensorflow").device_type()
 
 
 def device_index_of(tensor):
@@ -160,7 +186,7 @@ def select(request, implementation=None):
             f"The {implementation!r} implementation of DCNv3 does not support this backend. "
             f"Received: backend={request.backend!r}"
         )
-    reason = chosen.why_not(request)
+    reason = chosen.why_not(dataclasses.replace(request, named=True))
     if reason is not None:
         raise RuntimeError(f"The {implementation!r} implementation of DCNv3 cannot run: {reason}")
     return chosen

@@ -3,7 +3,8 @@
 Written for Pallas' lowering to Triton, which has what the operator needs: gathers, and atomic
 additions for the gradient of the images. Each program computes a block of pixels of one image and
 one group; the points of windows up to 3x3 are unrolled, and all arithmetic is in float32. The
-additions' order, and so the last bits of that gradient, differ from run to run.
+additions' order, and so the last bits of that gradient, differ from run to run: where XLA is asked
+for determinism, the kernels step aside.
 """
 
 import dataclasses
@@ -29,6 +30,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 BLOCK = 32  # pixels of a program
 WARPS = 4
 OLDEST = (8, 0)  # compute capability
+FORWARD = "n h w c, n p q o -> n p q c"
+BACKWARD = "n p q c, n h w c, n p q o -> n h w c, n p q o"
 UNROLLED = 9  # points; more are a loop, or the code and the time to compile it grow with them
 
 # Whether kernels are interpreted, on any device: for tests.
@@ -47,6 +50,10 @@ def why_not(request=None):
     if device == "cuda" and any(capability < OLDEST for capability in native_jax.capabilities()):
         least, here = "{}.{}".format(*OLDEST), "{}.{}".format(*min(native_jax.capabilities()))
         return f"XLA compiles Triton for compute capability {least} and newer, not for {here}"
+    if native_jax.deterministic():
+        return (
+            "Pallas' kernels add in no fixed order, and XLA_FLAGS ask for deterministic operations"
+        )
     if request is not None and request.dtype not in DTYPES:
         return f"Pallas' kernels compute {', '.join(DTYPES)}, not {request.dtype}"
     if request is not None and None not in request.input_shape:
@@ -70,8 +77,31 @@ def _differentiable(geometry, softmax, interpreted):
         activation = "softmax" if softmax else None
         return portable.differentiable(inputs, offset_mask, None, geometry, activation)
 
-    options = (geometry, softmax, interpreted)
-    return differentiable(_operator(*options), _gradient(*options), formulation)
+    def gradient(grad_output, *tensors):
+        return jax.vjp(formulation, *tensors)[1](grad_output.astype(tensors[0].dtype))
+
+    operators = _operator(geometry, softmax, interpreted), _gradient(geometry, softmax, interpreted)
+    kernels = zip(operators, (formulation, gradient), (FORWARD, BACKWARD), strict=True)
+    return differentiable(
+        *(batch_parallel(_where_it_can(*two, interpreted), rule) for *two, rule in kernels),
+        formulation,
+    )
+
+
+def _where_it_can(kernel, formulation, interpreted):
+    """`kernel` in what is compiled for NVIDIA GPUs, and `formulation` in anything else.
+
+    While a function is traced, nobody knows where it will run: its arguments may lie on a processor
+    although there is a GPU.
+    """
+    if interpreted:
+        return kernel
+
+    @jax.jit  # outside of compiled functions, JAX would ask for the default device instead
+    def function(*arrays):
+        return jax.lax.platform_dependent(*arrays, cuda=kernel, default=formulation)
+
+    return function
 
 
 @functools.cache
@@ -89,7 +119,7 @@ def _operator(geometry, softmax, interpreted):
         (outputs,) = kernel(inputs.reshape(-1), offset_mask.reshape(-1))
         return outputs.reshape(*offset_mask.shape[:3], sizes.channels)
 
-    return batch_parallel(operator, "n h w c, n p q o -> n p q c")
+    return operator
 
 
 @functools.cache
@@ -114,15 +144,14 @@ def _gradient(geometry, softmax, interpreted):
         grad_inputs = grad_inputs.reshape(inputs.shape).astype(inputs.dtype)
         return grad_inputs, grad_offset_mask.reshape(offset_mask.shape)
 
-    return batch_parallel(gradient, "n p q c, n h w c, n p q o -> n h w c, n p q o")
+    return gradient
 
 
 def _call(kernel, sizes, results, interpreted, **options):
-    grid = (sizes.batch, pl.cdiv(sizes.of_image, BLOCK), sizes.geometry.groups)
     return pl.pallas_call(
         kernel,
         out_shape=results,
-        grid=grid,
+        grid=(sizes.batch * sizes.blocks * sizes.geometry.groups,),
         interpret=interpreted,
         compiler_params=triton.CompilerParams(num_warps=WARPS),
         **options,
@@ -153,6 +182,23 @@ class _Sizes:
         return self.batch * self.of_image
 
     @property
+    def blocks(self):
+        return pl.cdiv(self.of_image, BLOCK)
+
+    def program(self, index):
+        """`(image, block, group)` of a program.
+
+        Neighbouring programs run at the same time. They share what they read if they are the
+        groups of the same pixels, whose channels, offsets and masks lie in the same lines of the
+        cache, and then neighbouring blocks of an image; images share nothing. One axis, since a
+        GPU's other axes end at 65535.
+        """
+        groups = self.geometry.groups
+        block = jax.lax.div(index, jnp.int32(groups))
+        image = jax.lax.div(block, jnp.int32(self.blocks))
+        return image, block - image * self.blocks, index - block * groups
+
+    @property
     def depth(self):
         return self.channels // self.geometry.groups
 
@@ -166,7 +212,7 @@ class _Block:
 
     def __init__(self, sizes, offset_mask):
         self.sizes, self.offset_mask = sizes, offset_mask
-        self.image, block, self.group = (pl.program_id(axis) for axis in range(3))
+        self.image, block, self.group = sizes.program(pl.program_id(0))
         self.pixel = block * BLOCK + jnp.arange(BLOCK, dtype="int32")
         self.valid = self.pixel < sizes.of_image
         self.channel = jnp.arange(pl.next_power_of_2(sizes.depth), dtype="int32")[None]

@@ -1,7 +1,8 @@
 /* Just enough of CUDA for g++ to compile the kernels and run them on a processor, one block after
- * the other. Each thread of a block is a fibre that runs until it has to wait for others, so a
- * missing barrier shows as a wrong result; a barrier that not all threads reach ends the program.
- * The test puts this file in the place of CUDA's own headers. */
+ * the other. Each thread of a block is a fibre that runs until it has to wait for others, in an
+ * order that the test chooses. Two threads that touch a word of shared memory with no `__syncwarp`
+ * between them fail the launch, whatever the order; one of a kind that not all threads reach ends
+ * the program. The test puts this file in the place of CUDA's own headers. */
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -11,8 +12,11 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <set>
+#include <string>
 #include <vector>
 
 #define __global__
@@ -31,6 +35,7 @@ struct alignas(8) int2 { int x, y; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
@@ -48,6 +53,8 @@ inline float emulated_float(uint32_t bits) {
   memcpy(&value, &bits, 4);
   return value;
 }
+
+inline float __uint_as_float(unsigned value) { return emulated_float(value); }
 
 struct __half { uint16_t bits; };
 inline float __half2float(__half half) {
@@ -86,9 +93,6 @@ inline float2 __half22float2(__half2 pair) {
 inline __half2 __floats2half2_rn(float x, float y) {
   return {__float2half_rn(x), __float2half_rn(y)};
 }
-inline float2 __bfloat1622float2(__nv_bfloat162 pair) {
-  return {__bfloat162float(pair.x), __bfloat162float(pair.y)};
-}
 inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
   return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
 }
@@ -100,9 +104,17 @@ void __stwb(T* to, T value) {
 
 /* ---- threads --------------------------------------------------------------------------------- */
 
+inline dim3 gridDim, blockDim, blockIdx;
+
+namespace dcnv3 {
+alignas(16) float4 shared_memory[48 * 1024 / sizeof(float4)];
+}
+
+#define EMULATION_UNSEEN __attribute__((no_sanitize("thread")))
+
 namespace emulation {
 
-enum State { kRunning, kAtWarp, kAtBlock, kDone };
+enum State { kRunning, kAtBarrier, kAtShuffle, kAtVote, kDone };
 
 struct Fibre {
   ucontext_t context;
@@ -110,6 +122,8 @@ struct Fibre {
   State state;
   int turn; /* which of the two exchange slots is in use */
   unsigned exchange[2];
+  unsigned barriers; /* how many it has passed */
+  std::vector<std::pair<uintptr_t, size_t>> atomics; /* addresses and bytes, in their order */
 };
 
 constexpr size_t kStack = 64 * 1024;
@@ -117,6 +131,75 @@ inline std::vector<Fibre> fibres;
 inline ucontext_t scheduler;
 inline unsigned current;
 inline std::function<void()> body;
+
+/* ---- orders, of the threads of a warp and of warps and blocks ---- */
+
+enum Order { kAscending, kDescending, kRotated };
+inline int order = kAscending;
+inline bool dry; /* launches are looked at, not run */
+inline size_t shared_bytes; /* of a block of the last launch */
+
+inline unsigned ordered(unsigned i, unsigned count) {
+  if (order == kDescending) return count - 1 - i;
+  return order == kRotated ? (i + count / 2 - 1) % count : i;
+}
+
+/* ---- races: who has touched a word of shared memory since his warp's last barrier ---- */
+
+struct Word {
+  unsigned warp, barriers, readers, writers;
+  bool written;
+};
+inline std::vector<Word> words;
+inline std::string race;
+
+/* Ends the launch: what a thread reads in a race may be no address to go on with. */
+EMULATION_UNSEEN inline void stop(size_t word, const char* what) {
+  race = "threads race for word " + std::to_string(word) + " of shared memory" + what;
+  swapcontext(&fibres[current].context, &scheduler);
+}
+
+EMULATION_UNSEEN inline void touch(const void* address, size_t bytes, bool writes) {
+  const size_t offset =
+      static_cast<const char*>(address) - reinterpret_cast<const char*>(dcnv3::shared_memory);
+  if (offset >= sizeof dcnv3::shared_memory || words.empty()) return;
+  const unsigned warp = current / 32, self = 1u << current % 32;
+  for (size_t i = offset / 4; i <= (offset + bytes - 1) / 4; ++i) {
+    Word& word = words[i];
+    const bool touched = word.readers | word.writers;
+    const bool same_warp = word.warp == warp;
+    if (!touched || (same_warp && word.barriers != fibres[current].barriers))
+      word = {warp, fibres[current].barriers, 0, 0, word.written};
+    const unsigned others = writes ? word.readers | word.writers : word.writers;
+    if ((touched && !same_warp) || others & ~self) stop(i, "");
+    if (!writes && !word.written) stop(i, ", which is read before it is written");
+    (writes ? word.writers : word.readers) |= self;
+    word.written |= writes;
+  }
+}
+
+/* ---- sectors: how much of memory the atomic additions of a warp touch ---- */
+
+constexpr size_t kSector = 32;
+inline size_t atomic_instructions, atomic_sectors, most_sectors;
+
+/* As if the n-th addition of each thread were one instruction: of samples inside the image only. */
+inline void count_sectors(unsigned begin, unsigned end) {
+  for (size_t n = 0;; ++n) {
+    std::set<uintptr_t> sectors;
+    for (unsigned i = begin; i < end; ++i)
+      if (n < fibres[i].atomics.size()) {
+        const auto& [address, bytes] = fibres[i].atomics[n];
+        for (uintptr_t s = address / kSector; s <= (address + bytes - 1) / kSector; ++s)
+          sectors.insert(s);
+      }
+    if (sectors.empty()) return;
+    atomic_instructions += 1, atomic_sectors += sectors.size();
+    most_sectors = std::max(most_sectors, sectors.size());
+  }
+}
+
+/* ---- running ---- */
 
 inline void enter() {
   body();
@@ -130,24 +213,33 @@ inline void wait(State state) {
 }
 
 /* Hands `value` to the other threads of the warp; returns the slot to read theirs from. */
-inline int exchange(unsigned value) {
+inline int exchange(unsigned value, State state) {
   Fibre& self = fibres[current];
   const int turn = self.turn ^= 1;
   self.exchange[turn] = value;
-  wait(kAtWarp);
+  wait(state);
   return turn;
 }
 
-inline bool all_in(State state, unsigned begin, unsigned end) {
-  for (unsigned i = begin; i < end; ++i)
-    if (fibres[i].state != state) return false;
-  return true;
+inline void run_warp(unsigned begin, unsigned end) {
+  while (fibres[begin].state != kDone) {
+    for (unsigned i = begin; i < end; ++i)
+      if (fibres[i].state != fibres[begin].state) {
+        fprintf(stderr, "a barrier is not reached by all threads\n");
+        abort();
+      }
+    for (unsigned i = 0; i < end - begin; ++i) {
+      current = begin + ordered(i, end - begin);
+      swapcontext(&scheduler, &fibres[current].context);
+      if (!race.empty()) return;
+    }
+  }
 }
 
 inline void run_block(unsigned threads) {
   if (fibres.size() < threads) fibres.resize(threads);
-  for (current = 0; current < threads; ++current) {
-    Fibre& fibre = fibres[current];
+  for (unsigned i = 0; i < threads; ++i) {
+    Fibre& fibre = fibres[i];
     if (!fibre.stack) fibre.stack.reset(new char[kStack]);
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = fibre.stack.get();
@@ -155,28 +247,44 @@ inline void run_block(unsigned threads) {
     fibre.context.uc_link = &scheduler;
     makecontext(&fibre.context, enter, 0);
     fibre.state = kRunning;
-    fibre.turn = 0;
+    fibre.turn = fibre.barriers = 0;
+    fibre.atomics.clear();
   }
-  while (!all_in(kDone, 0, threads)) {
-    bool progress = false;
-    const bool whole_block = all_in(kAtBlock, 0, threads);
-    for (unsigned warp = 0; warp < threads; warp += 32) {
-      const unsigned end = warp + 32 < threads ? warp + 32 : threads;
-      if (!whole_block && !all_in(kRunning, warp, end) && !all_in(kAtWarp, warp, end)) continue;
-      progress = true;
-      for (current = warp; current < end; ++current)
-        swapcontext(&scheduler, &fibres[current].context);
-    }
-    if (!progress) {
-      fprintf(stderr, "a barrier is not reached by all threads\n");
-      abort();
-    }
+  words.assign(sizeof dcnv3::shared_memory / 4, {});
+  for (unsigned i = 0; i < threads / 32; ++i) {
+    const unsigned warp = ordered(i, threads / 32) * 32;
+    run_warp(warp, warp + 32);
+    if (!race.empty()) break;
+    count_sectors(warp, warp + 32);
   }
+  words.clear();
 }
 
 }  // namespace emulation
 
-inline dim3 gridDim, blockDim, blockIdx;
+/* What g++ puts before every access to memory under -fsanitize=thread; its library is not linked. */
+extern "C" {
+#define EMULATION_ACCESS(bytes)                                                                 \
+  EMULATION_UNSEEN void __tsan_read##bytes(void* at) { emulation::touch(at, bytes, false); }    \
+  EMULATION_UNSEEN void __tsan_write##bytes(void* at) { emulation::touch(at, bytes, true); }
+EMULATION_ACCESS(1)
+EMULATION_ACCESS(2)
+EMULATION_ACCESS(4)
+EMULATION_ACCESS(8)
+EMULATION_ACCESS(16)
+EMULATION_UNSEEN void __tsan_read_range(void* at, size_t bytes) {
+  emulation::touch(at, bytes, false);
+}
+EMULATION_UNSEEN void __tsan_write_range(void* at, size_t bytes) {
+  emulation::touch(at, bytes, true);
+}
+EMULATION_UNSEEN void __tsan_func_entry(void*) {}
+EMULATION_UNSEEN void __tsan_func_exit() {}
+EMULATION_UNSEEN void __tsan_init() {}
+EMULATION_UNSEEN void __tsan_vptr_update(void*, void*) {}
+EMULATION_UNSEEN void __tsan_vptr_read(void*) {}
+}
+
 struct emulated_thread_index {
   struct {
     operator unsigned() const { return emulation::current; }
@@ -184,46 +292,78 @@ struct emulated_thread_index {
 };
 inline emulated_thread_index threadIdx;
 
-inline void __syncthreads() { emulation::wait(emulation::kAtBlock); }
-inline void __syncwarp() { emulation::exchange(0); }
-inline bool __all_sync(unsigned, bool value) {
-  const int turn = emulation::exchange(value);
-  bool all = true;
+/* Only this one orders accesses to memory: shuffles and votes do not, for all that they wait. */
+inline void __syncwarp() {
+  emulation::exchange(0, emulation::kAtBarrier);
+  ++emulation::fibres[emulation::current].barriers;
+}
+inline unsigned __ballot_sync(unsigned, bool value) {
+  const int turn = emulation::exchange(value, emulation::kAtVote);
+  unsigned all = 0;
   for (unsigned i = 0; i < 32; ++i)
-    all = all && emulation::fibres[(emulation::current & ~31u) + i].exchange[turn];
+    all |= emulation::fibres[(emulation::current & ~31u) + i].exchange[turn] << i;
   return all;
 }
+inline bool __all_sync(unsigned mask, bool value) { return !~__ballot_sync(mask, value); }
 inline float __shfl_xor_sync(unsigned, float value, int lane) {
-  const int turn = emulation::exchange(emulated_bits(value));
+  const int turn = emulation::exchange(emulated_bits(value), emulation::kAtShuffle);
   return emulated_float(emulation::fibres[emulation::current ^ lane].exchange[turn]);
 }
 inline float atomicAdd(float* to, float value) {
+  emulation::fibres[emulation::current].atomics.emplace_back(uintptr_t(to), sizeof value);
   const float old = *to;
   *to += value;
   return old;
 }
+inline void atomicAdd(float4* to, float4 value) {
+  emulation::fibres[emulation::current].atomics.emplace_back(uintptr_t(to), sizeof value);
+  *to = {to->x + value.x, to->y + value.y, to->z + value.z, to->w + value.w};
+}
 inline float __expf(float value) { return expf(value); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline int __float_as_int(float value) { return int(emulated_bits(value)); }
+inline float __int_as_float(int value) { return emulated_float(uint32_t(value)); }
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return unsigned((uint64_t(high) << 32 | low) >> (shift & 31));
+}
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
 
 /* ---- the host's side ------------------------------------------------------------------------- */
 
 typedef void* cudaStream_t;
-enum cudaError_t { cudaSuccess = 0 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorLaunchFailure = 719 };
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
   cudaStream_t stream;
 };
-inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+inline const char* cudaGetErrorString(cudaError_t) { return emulation::race.c_str(); }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  memset(to, value, bytes);
+  if (!emulation::dry) memset(to, value, bytes);
   return cudaSuccess;
 }
 
-namespace dcnv3 {
-alignas(16) float4 shared_memory[48 * 1024 / sizeof(float4)];
+extern "C" {
+__attribute__((visibility("default"))) void emulation_set_order(int order) {
+  emulation::order = order;
+}
+__attribute__((visibility("default"))) void emulation_set_dry(int dry) { emulation::dry = dry; }
+/* Of all atomic additions since the last call: instructions, sectors, and the most of one. */
+__attribute__((visibility("default"))) void emulation_take_sectors(size_t counts[3]) {
+  counts[0] = emulation::atomic_instructions, counts[1] = emulation::atomic_sectors;
+  counts[2] = emulation::most_sectors;
+  emulation::atomic_instructions = emulation::atomic_sectors = emulation::most_sectors = 0;
+}
+__attribute__((visibility("default"))) size_t emulation_shared_bytes() {
+  return emulation::shared_bytes;
+}
+/* Blocks of the last launch. */
+__attribute__((visibility("default"))) size_t emulation_blocks() {
+  return size_t(gridDim.x) * gridDim.y * gridDim.z;
+}
 }
 
 template <class... Parameters, class... Arguments>
@@ -231,11 +371,16 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                Arguments&&... arguments) {
   if (config->dynamicSmemBytes > sizeof dcnv3::shared_memory || config->blockDim.x % 32) abort();
   gridDim = config->gridDim, blockDim = config->blockDim;
+  emulation::shared_bytes = config->dynamicSmemBytes;
   emulation::body = [&] { kernel(arguments...); };
-  for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
-    for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
-      memset(dcnv3::shared_memory, 0xff, sizeof dcnv3::shared_memory); /* NaN, as if unwritten */
-      emulation::run_block(blockDim.x);
-    }
-  return cudaSuccess;
+  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
+  emulation::race.clear();
+  for (unsigned i = 0; i < blocks && !emulation::dry && emulation::race.empty(); ++i) {
+    const unsigned block = emulation::ordered(i, blocks);
+    blockIdx.x = block % gridDim.x, blockIdx.y = block / gridDim.x % gridDim.y;
+    blockIdx.z = block / gridDim.x / gridDim.y;
+    memset(dcnv3::shared_memory, 0xff, sizeof dcnv3::shared_memory); /* NaN, as if unwritten */
+    emulation::run_block(blockDim.x);
+  }
+  return emulation::race.empty() ? cudaSuccess : cudaErrorLaunchFailure;
 }

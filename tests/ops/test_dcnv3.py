@@ -177,8 +177,12 @@ def test_integer_tensors_are_refused(name):
 
 
 def test_empty_batch():
-    output = dcnv3(*arrays(batch=0)[:3], groups=2)
-    assert tuple(output.shape) == (0, 5, 6, 8)
+    *tensors, upstream = arrays(batch=0)
+    output, grads = value_and_grads(
+        lambda *t: dcnv3(*t, groups=2, implementation="portable"), tensors, upstream
+    )
+    assert output.shape == upstream.shape == (0, 5, 6, 8)
+    assert [g.shape for g in grads] == [t.shape for t in tensors]
 
 
 def test_one_pixel_image():

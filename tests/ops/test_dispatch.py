@@ -69,7 +69,7 @@ def test_a_name_is_an_order(fakes):
 
 
 def test_unknown_name_lists_the_known_ones():
-    known = r"None or one of \['native', 'pallas', 'portable'\]. Received: .*'cuda'"
+    known = r"None or one of \['native', 'pallas', 'triton', 'portable'\]. Received: .*'cuda'"
     with pytest.raises(ValueError, match=known):
         call(implementation="cuda")
     with pytest.raises(ValueError, match="Received: implementation='cuda'"):
@@ -89,7 +89,7 @@ def test_unsupported_backend():
 
 def test_table_tells_what_runs_and_why_not(fakes):
     rows = {row[0]: row for row in dispatch.table()}
-    assert list(rows) == ["unable", "elsewhere", "able", "native", "pallas", "portable"]
+    assert list(rows) == ["unable", "elsewhere", "able", "native", "pallas", "triton", "portable"]
     assert rows["able"][2:] == (True, "for this test")
     assert rows["unable"][2:] == (False, "no compiler was found")
     assert rows["elsewhere"][2] is False

@@ -63,7 +63,7 @@ def gpus(monkeypatch):
             monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: details)
             monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda device: device)
             monkeypatch.setattr(keras.distribution, "list_devices", lambda: named)
-        monkeypatch.setattr(binding, "device_type", lambda: "cuda")
+        monkeypatch.setattr(binding, "device_type", lambda tensor=None: "cuda")
 
     yield pretend
     forget()

@@ -131,6 +131,88 @@ def test_refusals():
             dispatch.select(changed, "pallas")
 
 
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """As if JAX preferred a GPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+
+def test_the_device_is_that_of_the_computation(on_a_gpu):
+    """Of the default device while a function is traced, and of arrays that have values."""
+    cpu = jax.devices("cpu")[0]
+    seen = []
+
+    @jax.jit
+    def traced(x):
+        seen.append(dispatch.device_of(x))
+        return x
+
+    x = np.zeros(3, "float32")
+    traced(x)
+    with jax.default_device(cpu):
+        assert native_jax.device_type() == "cpu"
+        assert "not for 'cpu'" in pallas.why_not()
+        traced(x)
+    assert seen == ["cuda", "cpu"]
+    assert native_jax.device_type() == "cuda" and pallas.why_not() is None
+    assert dispatch.device_of(jax.device_put(x, cpu)) == "cpu"
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_what_is_traced_for_a_gpu_runs_on_a_processor_too(jit):
+    """Its arguments may lie there, which is not known while it is traced."""
+    rng = np.random.default_rng(0)
+    x, om = (rng.normal(size=(2, 4, 5, c)).astype("float32") for c in (8, 54))
+
+    def loss(x, om):
+        return (pallas.call(x, om, DCNv3Geometry(groups=2), True) ** 2).sum()
+
+    def expected(x, om):
+        activation = {"mask_activation": "softmax", "implementation": "portable"}
+        return (dcnv3(x, om, groups=2, **activation) ** 2).sum()
+
+    ours, theirs = (jax.value_and_grad(f, argnums=(0, 1)) for f in (loss, expected))
+    found = jax.tree.leaves((jax.jit(ours) if jit else ours)(x, om))
+    truth = jax.tree.leaves(jax.jit(theirs)(x, om))
+    for ours, portable in zip(found, truth, strict=True):
+        assert relative_error(to_numpy(ours), to_numpy(portable)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "flags, asked",
+    [
+        ("", False),
+        ("--xla_gpu_deterministic_ops=true", True),
+        ("--xla_dump_to=/x --xla_gpu_deterministic_ops", True),
+        ("--xla_gpu_exclude_nondeterministic_ops=1", True),
+        ("--xla_gpu_deterministic_ops=true --xla_gpu_deterministic_ops=false", False),
+        ("--xla_gpu_deterministic_ops_of_others=true", False),
+        ("FILE", True),
+    ],
+)
+def test_it_steps_aside_where_determinism_is_asked_for(
+    on_a_gpu, monkeypatch, tmp_path, flags, asked
+):
+    if flags == "FILE":
+        (tmp_path / "flags").write_text("--xla_gpu_deterministic_ops=true\n")
+        flags = str(tmp_path / "flags")
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert native_jax.deterministic() == asked
+    reason = pallas.why_not()
+    assert ("no fixed order" in reason) if asked else (reason is None)
+    request = dispatch.Request(backend="jax", geometry=DCNv3Geometry(), device="cuda")
+    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", dispatch.IMPLEMENTATIONS[1:])  # none is built
+    assert dispatch.select(request).name == ("portable" if asked else "pallas")
+
+
+def test_neighbouring_programs_are_groups_of_the_same_pixels():
+    geometry = DCNv3Geometry(groups=3)
+    sizes = pallas._Sizes(2, 8, 8, 12, 8, 8, geometry, False)
+    programs = [tuple(map(int, sizes.program(np.int32(i)))) for i in range(2 * 2 * 3)]
+    expected = [(n, b, g) for n in range(2) for b in range(sizes.blocks) for g in range(3)]
+    assert programs == expected and sizes.blocks == 2
+
+
 def lowered(function, *arguments):
     """How many Triton kernels there are in what is compiled for a GPU, on a machine without."""
     device = jax.sharding.AbstractDevice("NVIDIA H100", num_cores=132, platform="gpu")
@@ -163,7 +245,7 @@ def test_lowering_for_a_gpu(dtype, kernel_size):
 
 def test_lowering_of_a_training_step(monkeypatch):
     """On a GPU without the native kernels, each DCNv3 of a model is a Pallas kernel."""
-    monkeypatch.setattr(native_jax, "device_type", lambda: "cuda")
+    monkeypatch.setattr(native_jax, "device_type", lambda tensor=None: "cuda")
     model = classifier(classes=5, input_shape=(64, 64, 3))
     values = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]

@@ -62,17 +62,6 @@ def test_an_error_of_a_process(tmp_path, weights):
 
 
 @pytest.mark.any_backend
-def test_the_console_script(weights):
-    script = os.path.join(os.path.dirname(sys.executable), "internimage-convert")
-    if not os.path.exists(script):
-        pytest.skip("the package is not installed beside this interpreter")
-    result = subprocess.run([script, "list"], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    for entry in published.PUBLISHED:
-        assert entry.name in result.stdout
-
-
-@pytest.mark.any_backend
 def test_without_a_command(capsys):
     with pytest.raises(SystemExit) as caught:
         main([])

@@ -91,7 +91,9 @@ def _load():
         return None
     if mode() != "require":
         warnings.warn(
-            f"DCNv3 runs on the portable implementation, which is several times slower. {reason} "
+            "DCNv3 runs without its native kernels: on an NVIDIA GPU by Triton in PyTorch and by "
+            "Pallas in JAX, otherwise on the portable implementation, several times slower. "
+            f"{reason} "
             f"({VARIABLE}=off switches this warning off, {VARIABLE}=require makes it an error.)",
             RuntimeWarning,
             stacklevel=2,

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+import pathlib
 import re
 
 import jax
@@ -56,10 +57,36 @@ def capabilities():
     return [(int(match[1]), int(match[2])) for match in found if match]
 
 
-def device_type():
-    """Where JAX compiles for by itself: "cpu", "cuda", "tpu" and so on."""
-    platform = jax.default_backend()
+def device_type(tensor=None):
+    """The type of device that computes, "cpu", "cuda", "tpu" and so on, as far as can be known.
+
+    That of an array with values is where it lies. While a function is traced, or without `tensor`,
+    it is the default device: that of `jax.default_device`, or else of JAX' preferred backend.
+    """
+    if isinstance(tensor, jax.Array) and not isinstance(tensor, jax.core.Tracer):
+        platform = next(iter(tensor.devices())).platform
+    else:
+        default = jax.config.jax_default_device  # a device, or the name of a platform
+        platform = getattr(default, "platform", default) or jax.default_backend()
     return "cuda" if platform == "gpu" else platform
+
+
+def deterministic():
+    """Whether XLA is asked for the same bits in every run; JAX has no option of its own for it.
+
+    Options of one `jax.jit` are not seen, only those of the environment or of the file it names.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):  # as XLA understands it
+        path = pathlib.Path(flags)
+        flags = path.read_text() if path.is_file() else ""
+    names = ("--xla_gpu_deterministic_ops", "--xla_gpu_exclude_nondeterministic_ops")
+    asked = {}
+    for flag in flags.split():
+        name, _, value = flag.partition("=")
+        if name in names:
+            asked[name] = value.lower() in ("", "true", "1")  # the last one counts
+    return any(asked.values())
 
 
 def call(inputs, offset_mask, geometry, softmax):
@@ -94,9 +121,8 @@ def _gradient(geometry, softmax):
             f"{_NAME}_backward",
             [jax.ShapeDtypeStruct(tensor.shape, tensor.dtype) for tensor in tensors],
         )
-        deterministic = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
         return kernel(
-            grad_output, *tensors, **_attributes(geometry, softmax), deterministic=deterministic
+            grad_output, *tensors, **_attributes(geometry, softmax), deterministic=deterministic()
         )
 
     return batch_parallel(run, "n p q c, n h w c, n p q o -> n h w c, n p q o")

@@ -106,8 +106,9 @@ def _with_sparse_gradient(images):
 
 
 def _gradient(rows, index, weights, upstream, images):
-    of_image = tf.shape(rows)[0] // tf.maximum(images, 1)
-    length = tf.shape(index)[0] // tf.maximum(images, 1)
+    images = tf.maximum(images, 1)  # none are one of no pixel: arrays of nothing cannot be joined
+    of_image = tf.shape(rows)[0] // images
+    length = tf.shape(index)[0] // images
 
     def body(image, d_rows, d_weights):
         own = rows[image * of_image : (image + 1) * of_image]

@@ -193,46 +193,51 @@ class _DCNv3(torch.autograd.Function):
         return output.unflatten(0, (info.batch_size, -1)), 0
 
 
+def gradient(grad_output, inputs, offset, mask, geometry, mask_activation):
+    """The gradients of `sample_and_sum` by its tensors: deterministic, and not differentiable."""
+    grid = _Grid(inputs, offset, geometry)
+    points, depth = grid.points, grid.depth
+    grad_inputs = torch.empty_like(inputs)
+    grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
+    step = max(1, _FLOATS[inputs.device.type] // (4 * points * depth))
+    for images, bands in grid.pieces(inputs.device):
+        quads = _quads(F.pad(inputs[images], (0, 0, 2, 3, 2, 3)), grid)
+        grad_quads = torch.zeros_like(quads)
+        for band in bands:
+            index, u, v = grid.sample(offset[images, band], band)
+            m = mask[images, band].reshape(-1, points)
+            if mask_activation == "softmax":
+                m = _softmax(m)
+            upstream = grad_output[images, band].reshape(-1, 1, depth)
+            weights = torch.stack(_corner_weights(u, v), -1).mul_(m[..., None])
+            weights = weights.view(-1, 4 * points, 1)
+            dots = weights.new_empty((len(index), 4 * points))
+            for first in range(0, len(index), step):
+                part = slice(first, first + step)
+                where = index[part].reshape(-1)
+                values = F.embedding(where, quads).view(-1, 4 * points, depth)
+                dots[part] = (values * upstream[part]).sum(-1)
+                torch.mul(weights[part], upstream[part], out=values)
+                where = where.to(torch.int64)[:, None].expand(-1, 4 * depth)
+                grad_quads.scatter_add_(0, where, values.view(-1, 4 * depth))
+            d_u, d_v, d_m = _sample_gradients(dots.view(-1, points, 4), u, v)
+            scaled = m * geometry.offset_scale
+            piece = grad_offset[images, band]
+            piece.copy_(torch.stack((d_u * scaled, d_v * scaled), -1).view(piece.shape))
+            if mask_activation == "softmax":
+                d_m = m * (d_m - (m * d_m).sum(-1, keepdim=True))
+            piece = grad_mask[images, band]
+            piece.copy_(d_m.view(piece.shape))
+        grad_inputs[images] = _from_quads(grad_quads, grid)
+    return grad_inputs, grad_offset, grad_mask
+
+
 class _Gradient(torch.autograd.Function):
     """The gradient of `_DCNv3`, as a function that has one itself."""
 
     @staticmethod
-    def forward(grad_output, inputs, offset, mask, geometry, mask_activation):
-        grid = _Grid(inputs, offset, geometry)
-        points, depth = grid.points, grid.depth
-        grad_inputs = torch.empty_like(inputs)
-        grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
-        step = max(1, _FLOATS[inputs.device.type] // (4 * points * depth))
-        for images, bands in grid.pieces(inputs.device):
-            quads = _quads(F.pad(inputs[images], (0, 0, 2, 3, 2, 3)), grid)
-            grad_quads = torch.zeros_like(quads)
-            for band in bands:
-                index, u, v = grid.sample(offset[images, band], band)
-                m = mask[images, band].reshape(-1, points)
-                if mask_activation == "softmax":
-                    m = _softmax(m)
-                upstream = grad_output[images, band].reshape(-1, 1, depth)
-                weights = torch.stack(_corner_weights(u, v), -1).mul_(m[..., None])
-                weights = weights.view(-1, 4 * points, 1)
-                dots = weights.new_empty((len(index), 4 * points))
-                for first in range(0, len(index), step):
-                    part = slice(first, first + step)
-                    where = index[part].reshape(-1)
-                    values = F.embedding(where, quads).view(-1, 4 * points, depth)
-                    dots[part] = (values * upstream[part]).sum(-1)
-                    torch.mul(weights[part], upstream[part], out=values)
-                    where = where.to(torch.int64)[:, None].expand(-1, 4 * depth)
-                    grad_quads.scatter_add_(0, where, values.view(-1, 4 * depth))
-                d_u, d_v, d_m = _sample_gradients(dots.view(-1, points, 4), u, v)
-                scaled = m * geometry.offset_scale
-                piece = grad_offset[images, band]
-                piece.copy_(torch.stack((d_u * scaled, d_v * scaled), -1).view(piece.shape))
-                if mask_activation == "softmax":
-                    d_m = m * (d_m - (m * d_m).sum(-1, keepdim=True))
-                piece = grad_mask[images, band]
-                piece.copy_(d_m.view(piece.shape))
-            grad_inputs[images] = _from_quads(grad_quads, grid)
-        return grad_inputs, grad_offset, grad_mask
+    def forward(*arguments):
+        return gradient(*arguments)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -1,0 +1,75 @@
+"""DCNv3 as Triton kernels, for PyTorch on NVIDIA GPUs: no compiler is needed where it runs.
+
+Triton comes with PyTorch's builds for CUDA. It is imported when a GPU is there, or with
+`TRITON_INTERPRET=1`, under which Triton computes on any device, slowly: for tests.
+
+The operators are opaque to `torch.compile`, as those in C++ are. `torch.library.triton_op` would
+have it look into them, but Inductor fuses nothing with a kernel that it did not write, and what it
+makes of one can be neither interpreted nor tested without a GPU.
+"""
+
+import functools
+import os
+
+import torch
+
+DTYPES = ("float32", "float16", "bfloat16")
+# The oldest GPUs for which the tests compile the kernels.
+CAPABILITY = (7, 5)
+
+
+@torch.compiler.assume_constant_result
+def interpreted():
+    """Whether Triton interprets what it decorates."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_not(request=None):
+    """None, or why the kernels cannot run the request."""
+    if interpreted() and not (request is not None and request.named):
+        return "TRITON_INTERPRET=1 has Triton interpret its kernels: only where they are named"
+    # First, for looking at a GPU initialises CUDA, which forked processes must not do.
+    device = None if request is None else request.device
+    if device not in (None, "meta", "cuda") and not (device == "cpu" and interpreted()):
+        return f"Triton's kernels are for NVIDIA GPUs, not for {device!r} devices"
+    if request is not None and request.dtype not in DTYPES:
+        return f"Triton's kernels compute {', '.join(DTYPES)}, not {request.dtype}"
+    return _why_not_here()
+
+
+@torch.compiler.assume_constant_result
+def _why_not_here():
+    """Why nothing can run in this process; what is imported is imported outside a trace."""
+    return (None if interpreted() else _why_not_on_this_machine()) or _load()
+
+
+@functools.cache
+def _why_not_on_this_machine():
+    """None if all its GPUs can run the kernels: a request does not tell on which it is."""
+    if torch.version.hip is not None:
+        return "Triton's kernels are for NVIDIA GPUs, not for AMD's"
+    if not torch.cuda.is_available():
+        return "Triton's kernels are for NVIDIA GPUs, and PyTorch sees none"
+    oldest = min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count())))
+    if oldest < CAPABILITY:
+        wanted, found = (".".join(map(str, pair)) for pair in (CAPABILITY, oldest))
+        return f"Triton's kernels need a compute capability of {wanted}. Received: {found}"
+    return None
+
+
+@functools.cache
+def _load():
+    """Defines the operators; returns why not where Triton cannot be imported."""
+    try:
+        from keras_internimage.ops.triton import operators
+    except ImportError as error:
+        return f"Triton, which comes with PyTorch's builds for CUDA, cannot be imported: {error}"
+    operators.define()
+    return None
+
+
+def call(inputs, offset_mask, geometry, softmax):
+    """The operator for tensors of one dtype."""
+    from keras_internimage.ops.triton import operators
+
+    return operators.OPERATOR(inputs, offset_mask, geometry, softmax)
