@@ -4,28 +4,51 @@ The library defines the operators for CPU and CUDA; `operator_torch` adds what t
 differentiation need.
 """
 
+import functools
+
+import keras
 import torch
 
+from keras_internimage.ops.native import cuda
 from keras_internimage.ops.operator_torch import NAMESPACE, Operator
 
 call = Operator("dcnv3")
-_devices = {"cpu"}
 
 
 def load(path):
     """Loads the binding's library and registers what belongs to the operators, once."""
     torch.ops.load_library(str(path))
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{call.name}", "CUDA"):
-        _devices.add("cuda")
+        cuda.load(path)
     call.register()
 
 
 def why_not(request):
     """None, or why the kernels cannot run the request."""
-    if request is None or request.device is None or request.device == "meta":
-        return None
-    if request.device not in _devices:
-        return f"the library was built without kernels for {request.device!r} devices"
-    if request.device == "cuda" and request.dtype == "float64":
-        return "the CUDA kernels compute float32, float16 and bfloat16"
+    device = device_type() if request is None else request.device
+    if device == "cuda":
+        if request is None:
+            return why_not_cuda()
+        if request.dtype == "float64":
+            return cuda.HALF_AND_SINGLE
+        return why_not_cuda(request.device_index)
+    if device not in (None, "meta", "cpu"):
+        return f"the library was built without kernels for {device!r} devices"
     return None
+
+
+def device_type():
+    """Where Keras places tensors by itself: "cpu", "cuda", "mps" and so on."""
+    return keras.ops.zeros(()).device.type
+
+
+# While PyTorch traces, GPUs are asked outside the trace.
+@torch.compiler.assume_constant_result
+def why_not_cuda(index=None):
+    """None, or why they cannot run on the GPU of an index; None: the current one."""
+    return _why_not_cuda(index)
+
+
+@functools.cache
+def _why_not_cuda(index):
+    return cuda.why_not("torch", lambda: [torch.cuda.get_device_capability(index)])
