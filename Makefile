@@ -6,6 +6,8 @@
 # make bench                the operator and InternImage-T next to the official formulation
 # make bench-export         InternImage-T exported to every format, verified and timed
 # make bench-devices        DCNv3's implementations on JAX' device: for a GPU, with JAX for it installed
+# make wheels               into dist/: the source distribution, the wheel for any platform, and one
+#                           with the kernels of processors for this one
 # make lint                 style, format and types: ruff and mypy
 # make clean
 #
@@ -39,7 +41,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for p in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
 	if "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$p"; break; fi; done
 
-.PHONY: help demo test test-full sanitize lint bench bench-export bench-devices clean
+.PHONY: help demo test test-full sanitize lint bench bench-export bench-devices wheels clean
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -133,6 +135,9 @@ bench-devices:
 	  if command -v nvcc >/dev/null; then \
 	    "$$python" -m keras_internimage.custom_ops build --backend jax --cuda; fi; \
 	  "$$python" benchmarks/jax_devices.py
+
+wheels: $(VENV)/.stamp-wheels
+	@$(PY) wheels/build.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,8 @@
 """Finds the native libraries of DCNv3, and builds them where there are none.
 
+They come, in this order, from the folder that $KERAS_INTERNIMAGE_KERNEL_PATH names, from the
+installed wheel, from the cache, or from a build.
+
 One library computes (`libdcnv3_core`, with CUDA also `libdcnv3_cuda`), and one for each framework
 binds it. They lie in one folder and find each other there. What is built with CUDA has a folder
 of its own.
@@ -16,7 +19,7 @@ import sys
 import tempfile
 import time
 
-from . import cache, libraries, toolchain
+from . import cache, libraries, packaged, toolchain
 from .libraries import BACKENDS
 from .toolchain import COMMAND, KernelsUnavailable
 
@@ -30,7 +33,8 @@ def _log(line):
 def find(backend, cuda=False):
     """The library of a backend that was built already, or None.
 
-    It is looked for in $KERAS_INTERNIMAGE_KERNEL_PATH where that is set, else in the cache.
+    It is looked for in $KERAS_INTERNIMAGE_KERNEL_PATH where that is set, else in the installed
+    wheel and then in the cache.
     """
     _check(backend)
     try:
@@ -39,20 +43,30 @@ def find(backend, cuda=False):
         return None
 
 
-def find_or_build(backend, cuda=None):
+def find_or_build(backend, cuda=None, wheel=True):
     """The path of a backend's library, which is built where there is none.
 
     Args:
         backend: one of `BACKENDS`.
         cuda: whether the library also computes on NVIDIA GPUs; None where the installed framework
             does and there is nvcc, or such a library was built before.
+        wheel: whether that of the installed wheel will do.
 
     Raises:
         KernelsUnavailable: there is none and it cannot be built, or could not in an earlier
             attempt.
     """
     _check(backend)
-    return _have(backend, _resolve(backend, cuda))
+    return _have(backend, _resolve(backend, cuda), wheel)
+
+
+def origin(path):
+    """Where a library came from, in words; `path` as `find` returns it."""
+    if path.parent == packaged.FOLDER:
+        return "from the installed wheel"
+    if os.environ.get(SHIPPED):
+        return f"from the folder of {SHIPPED}"
+    return "compiled on this machine"
 
 
 def core_library():
@@ -97,6 +111,11 @@ def build(backends, cuda=False, output=None, force=False, log=_log):
     return [folder / libraries.binding_name(backend, cuda) for backend in backends]
 
 
+def complete(folder, planned, compiler, log=_log):
+    """Build those of the `libraries.Library`s planned for a folder of the cache that it lacks."""
+    _raise_all(_make(_Plan(folder, tuple(planned), compiler, ()), log=log))
+
+
 def state(backend, cuda=None):
     """The pair of a backend's library, or None, and of the reason why there will be none, or None.
 
@@ -132,7 +151,7 @@ def _resolve(backend, cuda):
     return not os.environ.get(SHIPPED) and toolchain.find_nvcc() is not None
 
 
-def _look_up(backend, cuda):
+def _look_up(backend, cuda, wheel=True):
     """As `find`, but raises where it will not do to build; the core where `backend` is None."""
     name = libraries.binding_name(backend, cuda) if backend else libraries.CORE
     names = {name, *libraries.needed_names(cuda)}
@@ -143,6 +162,10 @@ def _look_up(backend, cuda):
         if missing:
             raise KernelsUnavailable(_not_shipped(folder, missing))
         return folder / name
+    if wheel and not cuda:
+        found = packaged.find(backend)
+        if found is not None:
+            return found
     for folder in _built_folders(cuda):
         if all(os.path.isfile(folder / file) for file in names):
             return folder / name
@@ -150,7 +173,7 @@ def _look_up(backend, cuda):
 
 
 def _not_shipped(folder, missing):
-    present = sorted(path.name for path in folder.glob(f"*dcnv3_*{libraries.SUFFIX}"))
+    present = libraries.found_in(folder)
     return (
         f"{SHIPPED} must name a folder with the native libraries for the installed frameworks. "
         f"Received: {SHIPPED}={folder}, without {', '.join(missing)}; "
@@ -208,7 +231,12 @@ class _Plan:
 
 
 def _plan(backends, cuda):
-    tools = _tools(cuda)
+    try:
+        tools = _tools(cuda)
+    except KernelsUnavailable as error:
+        # Where a wheel was to make a compiler needless, it says why it does not.
+        notes = "" if cuda else "".join(map(packaged.explain, backends))
+        raise KernelsUnavailable(f"{error}{notes}") from error
     folder = cache.folder(libraries.sources_key(cuda), _tools_key(tools))
     planned, errors = [libraries.core(tools[0])], []
     if cuda:
@@ -221,9 +249,9 @@ def _plan(backends, cuda):
     return _Plan(folder, tuple(planned), tools[0], tuple(errors))
 
 
-def _have(backend, cuda):
+def _have(backend, cuda, wheel=True):
     """The path of a library, built unless it is there or an earlier attempt failed."""
-    found = _look_up(backend, cuda)
+    found = _look_up(backend, cuda, wheel)
     if found is None:
         plan = _plan([backend] if backend else [], cuda)
         _raise_remembered(plan)
@@ -258,7 +286,8 @@ def _make(plan, force=False, remembering=False, log=_log):
         missing = plan.libraries if force else plan.missing()
         if not missing:
             return plan.errors
-        backends = " and ".join(library.backend for library in missing if library.backend)
+        named = dict.fromkeys(library.backend for library in missing if library.backend)
+        backends = " and ".join(named)
         log(
             f"keras_internimage: building the DCNv3 kernels{' for ' if backends else ''}{backends} "
             f"with {plan.compiler.name} (once per installation) ..."

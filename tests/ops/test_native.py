@@ -255,11 +255,40 @@ def test_what_cannot_be_loaded_is_a_reason_not_a_crash(monkeypatch, tmp_path):
     broken.write_bytes(b"not a library")
     from keras_internimage.custom_ops import build
 
-    monkeypatch.setattr(build, "find_or_build", lambda backend: broken)
+    monkeypatch.setattr(build, "find_or_build", lambda backend, wheel: broken)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         reason = native._load.__wrapped__()
     assert "could not be loaded" in reason and "broken.so" in reason
+
+
+def test_a_wheel_that_the_framework_refuses_gives_way_to_a_build(monkeypatch, tmp_path):
+    from keras_internimage.custom_ops import build
+
+    loaded = []
+
+    class Binding:
+        def load(self, path):
+            if path.name in refused:
+                raise OSError(f"{path.name}: unknown version")
+            loaded.append(path)
+
+    def find_or_build(backend, wheel):
+        return build.packaged.FOLDER / "packed.so" if wheel else tmp_path / "built.so"
+
+    monkeypatch.setattr(native, "_binding", Binding())
+    monkeypatch.setattr(native, "_origin", "")
+    monkeypatch.setattr(build, "find_or_build", find_or_build)
+    monkeypatch.delenv(build.SHIPPED, raising=False)
+    refused = {"packed.so"}
+    assert native._load.__wrapped__() is None and loaded == [tmp_path / "built.so"]
+    assert native.Native().description == "C++ and CUDA kernels, compiled on this machine"
+    refused.add("built.so")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        reason = native._load.__wrapped__()
+    assert "library from the installed wheel could not be loaded: packed.so" in reason
+    assert "library compiled on this machine could not be loaded: built.so" in reason
 
 
 def test_the_function_is_documented_with_the_joined_form():
