@@ -98,7 +98,7 @@ endef
 test: $(INSTALLED_FOR_TESTS)
 	$(call run_tests,)
 
-test-full: $(INSTALLED_FOR_TESTS)
+test-full: $(INSTALLED_FOR_TESTS) $(VENV)/.stamp-wheels
 	$(call run_tests,-m "slow or not slow")
 
 # The compiler with the sanitizers is another compiler: its libraries do not mix with the others.

@@ -148,7 +148,16 @@ def _resolve(backend, cuda):
         return False
     if find(backend, cuda=True) is not None:
         return True
-    return not os.environ.get(SHIPPED) and toolchain.find_nvcc() is not None
+    return not os.environ.get(SHIPPED) and toolchain.find_nvcc() is not None and _has_compiler()
+
+
+def _has_compiler():
+    """Whether there is a C++ compiler: nvcc builds nothing without one."""
+    try:
+        toolchain.find_compiler()
+    except KernelsUnavailable:
+        return False
+    return True
 
 
 def _look_up(backend, cuda, wheel=True):

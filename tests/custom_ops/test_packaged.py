@@ -132,6 +132,9 @@ def test_a_build_where_they_will_not_do(copy, elsewhere):
     without = f"setattr(toolchain, 'CUDA', '') or {JAX}"
     elsewhere = {**elsewhere, "KERAS_INTERNIMAGE_CACHE": copy.cache}
     assert copy.evaluate(without, **elsewhere) == str(copy.binaries / NAMES["jax"])
+    # Neither will nvcc do without a C++ compiler.
+    elsewhere["PATH"] = nvcc.parent
+    assert copy.evaluate(JAX, **elsewhere) == str(copy.binaries / NAMES["jax"])
 
 
 def test_a_manifest_that_cannot_be_read(copy, elsewhere):
