@@ -1,9 +1,9 @@
 """InternImage and its operator DCNv3 for Keras 3, on TensorFlow, JAX and PyTorch."""
 
-import importlib
 from typing import TYPE_CHECKING
 
 from keras_internimage import backends as _backends
+from keras_internimage import lazy_names as _lazy_names
 
 __version__ = "0.2.0.dev0"
 
@@ -106,16 +106,4 @@ __all__ = [
     "weights_convert",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name in _PACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _NAMES:
-        module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
-        value = globals()[name] = getattr(module, name)
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+__getattr__, __dir__ = _lazy_names.of(__name__, _NAMES, _PACKAGES, ("__version__",))

@@ -6,13 +6,17 @@ imports Keras for everybody else, does not do so in a process that is one of thi
 commands. See `is_own_command`.
 """
 
+import contextlib
 import functools
+import importlib.abc
 import importlib.util
 import json
 import logging
 import os
 import pathlib
+import re
 import sys
+import tempfile
 
 BACKENDS = ("tensorflow", "jax", "torch")
 VARIABLE = "KERAS_BACKEND"
@@ -109,12 +113,64 @@ def quiet() -> None:
     """
     # Of TensorFlow's C++ log, which announces its build, CUDA's absence and oneDNN: fatal errors.
     # What fails is raised in Python as well.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Its Python part, and JAX' remark that there might be a GPU.
     for name in ("tensorflow", "absl", "jax._src.xla_bridge"):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.ERROR)
+    # What its libraries say while they are loaded, on processors that oneDNN is switched on for,
+    # does not heed that level.
+    if level == "3" and not any(isinstance(f, _QuietTensorFlow) for f in sys.meta_path):
+        sys.meta_path.insert(0, _QuietTensorFlow())
+
+
+class _QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Finds TensorFlow as the other finders do, and drops the log lines of its import."""
+
+    _asking = False
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname != "tensorflow" or self._asking:
+            return None
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking = False
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                with _without_log_lines():
+                    execute(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+# `I0000 00:00:1795706390.228642   11881 port.cc:153] ...`, and what is said once before those.
+_LOG_LINE = re.compile(
+    r"[IWE]\d{4} [\d:.]+ +\d+ \S+:\d+\] .*\n?|WARNING: All log messages before absl::.*\n?"
+)
+
+
+@contextlib.contextmanager
+def _without_log_lines():
+    """Drops the lines of C++ logs that the block writes to standard error; others come after it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            lines = said.read().decode(errors="replace").splitlines(keepends=True)
+            sys.stderr.write("".join(line for line in lines if not _LOG_LINE.fullmatch(line)))
 
 
 def hide_tensorflow() -> None:

@@ -1,6 +1,8 @@
 """Which programs are the package's own commands, and how they choose Keras' backend."""
 
 import configparser
+import contextlib
+import importlib.util
 import logging
 import os
 import pathlib
@@ -100,6 +102,32 @@ def test_quiet_keeps_what_the_user_set(monkeypatch):
         assert logger.level == logging.DEBUG
     finally:
         logger.setLevel(level)
+
+
+def test_lines_of_a_log_are_dropped_while_tensorflow_is_imported(monkeypatch, tmp_path, capfd):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os, sys\n"
+        "os.write(2, b'WARNING: All log messages before absl::InitializeLog() is called\\n')\n"
+        "os.write(2, b'I0000 00:00:1795706390.228642   11881 port.cc:153] oneDNN is on.\\n')\n"
+        "os.write(2, b'No space left on device\\n')\n"
+        "print('a warning of Python', file=sys.stderr)\n"
+        "assert 'x' not in sys.argv\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    backends.quiet()
+    backends.quiet()
+    assert importlib.util.find_spec("tensorflow").origin == str(tmp_path / "tensorflow.py")
+    for argv in (["command"], ["x"]):  # what an import that fails says is seen as well
+        monkeypatch.setattr(sys, "argv", argv)
+        with contextlib.suppress(AssertionError):
+            importlib.import_module("tensorflow")
+        assert ("tensorflow" in sys.modules) == (argv == ["command"])
+        sys.modules.pop("tensorflow", None)
+        said = capfd.readouterr().err.splitlines()
+        assert sorted(said) == ["No space left on device", "a warning of Python"]
 
 
 def test_tensorflow_is_not_hidden_from_other_programs(monkeypatch):

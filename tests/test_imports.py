@@ -11,6 +11,7 @@ import sys
 
 import keras
 import pytest
+from small_models import SMALL
 
 import keras_internimage
 

@@ -93,6 +93,11 @@ class ImageFiles(keras.utils.PyDataset):
             raise ValueError(
                 f"`sampling` must be None or 'balanced'. Received: sampling={sampling!r}"
             )
+        if sampling is not None and not training:
+            raise ValueError(
+                "`sampling` must be None where `training=False`: an evaluation visits every image "
+                f"once. Received: sampling={sampling!r}, training=False"
+            )
         self.files, self.classes, self.size = tuple(files), classes, size
         self.sampling = sampling
         self.batch_size, self.training, self.seed = batch_size, training, seed

@@ -136,7 +136,7 @@ def export(
         say(f"  {size_of(temporary) / 1e6:.1f} MB after {time.perf_counter() - start:.0f} s")
         if verify:
             say("Running it ...")
-            verification.check(model, temporary, target, options, say)
+            verification.check(model, written, temporary, target, options, say)
         _replace(temporary, path)
     return path
 

@@ -11,9 +11,10 @@ Where Keras is not imported yet, the names are imported at their first use: the 
 data, and reading them, as the command lines do for their help, must not import Keras.
 """
 
-import importlib
 import sys
 from typing import TYPE_CHECKING
+
+from keras_internimage import lazy_names
 
 if TYPE_CHECKING or "keras" in sys.modules:
     # For editors and type checkers; and because Keras finds the optimizer and the schedule of a
@@ -62,14 +63,4 @@ __all__ = [
     "without_weight_decay",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
-    value = globals()[name] = getattr(module, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names.of(__name__, _MODULE_OF)

@@ -123,7 +123,9 @@ assert backend == "tensorflow" or sys.modules.get("tensorflow") is None
     assert result.returncode == 0, result.stderr
     lines = result.stderr.splitlines()
     starts = ("internimage-export: error: ", "error: ", "internimage-train: error: ")
-    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 3
+    assert len(lines) == len(starts), result.stderr
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start), result.stderr
     table = result.stdout.splitlines()
     assert len(table) == 2 and table[0].startswith(str(tmp_path / "a.png"))
     assert {line.split()[-1] for line in table} == {"left", "right"}

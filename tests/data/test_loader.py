@@ -81,6 +81,8 @@ class TestTraining:
         dataset.close()
         with pytest.raises(ValueError, match="`sampling` must be .* Received: sampling='other'"):
             ImageFiles(files, 2, SIZE, 2, training=True, sampling="other")
+        with pytest.raises(ValueError, match="`sampling` must be None where `training=False`"):
+            ImageFiles(files, 2, SIZE, 2, training=False, sampling="balanced")
 
     @pytest.mark.any_backend
     def test_fewer_images_than_a_batch_holds(self, make):

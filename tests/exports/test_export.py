@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import small_models
 from PIL import Image
+from small_models import one_block
 
 from keras_internimage import export, preprocess_input
-from keras_internimage.exports import benchmark, formats
+from keras_internimage.exports import benchmark, formats, model_transforms
 from keras_internimage.layers import DCNv3
 from keras_internimage.ops import dispatch
 
@@ -108,7 +109,7 @@ def test_a_model_of_less_precision_is_written_in_float32(tmp_path, capsys, name,
     ],
 )
 def test_any_size_of_image(tmp_path, name):
-    model = classifier((None, None, 3))
+    model = one_block((None, None))
     export(model, tmp_path / name)
     for size in ((64, 64), (75, 49), (96, 128)):
         x = images(2, *size, 3)
@@ -117,7 +118,7 @@ def test_any_size_of_image(tmp_path, name):
 
 @by_torch
 def test_the_size_can_be_given(tmp_path):
-    model = classifier((None, None, 3))
+    model = one_block((None, None))
     export(model, tmp_path / "model.onnx", input_shape=(64, 96, 3), batch_size=2)
     x = images(2, 64, 96, 3)
     np.testing.assert_allclose(run(tmp_path / "model.onnx", x)[0], scores(model, x), atol=1e-5)
@@ -147,11 +148,11 @@ def test_labels_in_other_places(tmp_path):
     import torch
 
     labels = [f"class {i}" for i in range(7)]
-    export(classifier(), tmp_path / "model.pt2", labels=labels)
+    export(one_block(), tmp_path / "model.pt2", labels=labels)
     extra = {"labels.txt": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert extra["labels.txt"].split("\n") == labels
-    export(classifier(), tmp_path / "model.xml", labels=labels)
+    export(one_block(), tmp_path / "model.xml", labels=labels)
     model = openvino.Core().read_model(tmp_path / "model.xml")
     assert model.get_rt_info(["model_info", "labels"]).astype(str).split("\n") == labels
 
@@ -161,7 +162,7 @@ def test_weights_are_once_in_a_program(tmp_path):
     """And keep their names."""
     import torch
 
-    model = classifier()
+    model = one_block()
     export(model, tmp_path / "model.pt2", verify=False)
     program = torch.export.load(tmp_path / "model.pt2")
     assert sum(v.numel() for v in program.state_dict.values()) == model.count_params()
@@ -174,7 +175,7 @@ def test_weights_are_once_in_a_program(tmp_path):
 @by_torch
 @pytest.mark.skipif(not dispatch.runs("native"), reason="there is no native operator")
 def test_a_native_program_brings_its_library(tmp_path):
-    model, x = classifier(), images(3, 64, 64, 3)
+    model, x = one_block(), images(3, 64, 64, 3)
     export(model, tmp_path / "model.pt2", native=True)
     np.save(tmp_path / "x.npy", x)
     script = """
@@ -198,7 +199,7 @@ def test_a_program_becomes_a_library(tmp_path):
     """By AOTInductor, for programs without Python."""
     import torch
 
-    model = classifier()
+    model = one_block()
     export(model, tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2")
     package = str(tmp_path / "library.pt2")
@@ -213,7 +214,7 @@ def test_a_program_becomes_a_library(tmp_path):
 @by_torch
 def test_benchmark(tmp_path, capsys):
     """It takes from the file what the file knows, also that its images are uint8."""
-    export(classifier(), tmp_path / "model.onnx", include_preprocessing=True)
+    export(one_block(), tmp_path / "model.onnx", include_preprocessing=True)
     found = benchmark(tmp_path / "model.onnx", batch_size=2, rounds=3, threads=1)
     assert found["milliseconds"] > 0
     assert found["megabytes"] == pytest.approx((tmp_path / "model.onnx").stat().st_size / 1e6)
@@ -224,7 +225,7 @@ def test_benchmark(tmp_path, capsys):
 def test_onnx_by_gathers(tmp_path):
     import onnx
 
-    model = classifier()
+    model = one_block()
     export(model, tmp_path / "model.onnx", deform_conv=False)
     kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
     assert "DeformConv" not in kinds
@@ -234,7 +235,7 @@ def test_onnx_by_gathers(tmp_path):
 @by_tensorflow
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_litert_of_less_precision(tmp_path, precision):
-    model = classifier()
+    model = one_block(channels=64)
     export(model, tmp_path / "full.tflite")
     export(model, tmp_path / "less.tflite", precision=precision, batch_size=1)
     x = images(1, 64, 64, 3)
@@ -249,7 +250,7 @@ def test_litert_calibrated(tmp_path):
     """Activations are int8 as well, with scales from images of the user's."""
     from ai_edge_litert.interpreter import Interpreter
 
-    model, x = classifier(), images(5, 64, 64, 3)
+    model, x = one_block(), images(5, 64, 64, 3)
     options = {"precision": "int8", "batch_size": 2, "calibration": x}
     export(model, tmp_path / "model.tflite", **options)
     interpreter = Interpreter(str(tmp_path / "model.tflite"))
@@ -259,7 +260,7 @@ def test_litert_calibrated(tmp_path):
         for operation in interpreter._get_ops_details()
         if operation["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
     ]
-    assert len(products) > 20
+    assert len(products) == 9  # all there are
     assert all(dtypes == [np.int8, np.int8] for dtypes in products)
     (found,), expected = run(tmp_path / "model.tflite", x[:2]), scores(model, x[:2])
     assert np.sqrt(np.square(found - expected).mean()) < 0.15 * expected.std()
@@ -269,7 +270,7 @@ def test_litert_calibrated(tmp_path):
 def test_litert_needs_nothing_but_builtins(tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 
-    export(classifier(), tmp_path / "model.tflite", batch_size=1)
+    export(one_block(), tmp_path / "model.tflite", batch_size=1)
     kinds = {o["op_name"] for o in Interpreter(str(tmp_path / "model.tflite"))._get_ops_details()}
     assert not {kind for kind in kinds if kind.startswith("Flex") or "CUSTOM" in kind}
     # What a matrix product on images leaves behind when the batch is unknown.
@@ -284,12 +285,14 @@ def test_litert_needs_nothing_but_builtins(tmp_path):
     [pytest.param("model", marks=by_tensorflow), pytest.param("model.pt2", marks=by_torch)],
 )
 def test_bfloat16(tmp_path, name):
-    model, x = classifier(), images(2, 64, 64, 3)
+    model, x = one_block(), images(2, 64, 64, 3)
     export(model, tmp_path / name, precision="bfloat16")
     (found,), expected = run(tmp_path / name, x), scores(model, x)
     assert found.dtype == np.float32
-    # Close, but not what float32 would give.
-    assert 1e-5 < np.abs(found - expected).max() < 0.1 * expected.std()
+    # Close, but not what float32 would give. How close depends on the processor: some add up
+    # bfloat16 in bfloat16.
+    own = np.abs(scores(model_transforms.with_dtype(model, "bfloat16"), x) - expected).max()
+    assert 1e-5 < np.abs(found - expected).max() < max(0.1 * expected.std(), 2 * own)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,7 @@ def test_a_pyramid_keeps_its_levels_names(tmp_path, name):
 @pytest.mark.skipif(not dispatch.runs("native"), reason="there is no native operator")
 def test_a_native_saved_model_brings_its_library(tmp_path):
     """And loads in a process that has TensorFlow only."""
-    model = classifier()
+    model = one_block()
     export(model, tmp_path / "model", native=True, include_preprocessing=True)
     libraries = sorted(f.name for f in (tmp_path / "model" / "assets.extra").iterdir())
     assert [name.split("-")[0].split(".")[0] for name in libraries] == [
@@ -340,7 +343,7 @@ def test_a_native_saved_model_brings_its_library(tmp_path):
     ],
 )
 def test_examples_run_without_this_package(tmp_path, name, script):
-    model = classifier()
+    model = one_block()
     labels = [f"name {i}" for i in range(7)]
     export(model, tmp_path / name, include_preprocessing=True, labels=labels)
     check_example(script, tmp_path / name, model, "name")

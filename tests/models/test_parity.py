@@ -1,5 +1,7 @@
 """Every kind of model gives the numbers of the official implementation."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -68,12 +70,33 @@ def test_tiny_gradients(name):
         assert abs((gradient * direction).sum() - probe) <= along, key
 
 
-@pytest.mark.parametrize("name", ["tiny_prenorm", "tiny_postnorm", "tiny_h"])
-def test_gradients_of_training_are_the_same(name):
-    """Then most activations are recomputed. Not the head's: it has batch statistics."""
-    whole = reference.classifier(name, drop_path_rate=0.0)
+def features_of_h():
+    """All layers before the head, which has batch statistics."""
+    whole = reference.classifier("tiny_h", drop_path_rate=0.0)
     model = keras.Model(whole.input, reference.pyramid(whole).output[-1])
-    x = reference.images(name)
+    return model, reference.images("tiny_h")
+
+
+def one_block(**options):
+    model = keras.Sequential([keras.Input((6, 7, 32)), InternImageBlock(groups=2, **options)])
+    for variable in model.trainable_variables:
+        change = uniform(variable.path.partition("/")[2], variable.shape, 1)
+        variable.assign(reference.as_array(variable) + 0.2 * change)
+    return model, uniform("image", (2, 6, 7, 32), 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        features_of_h,
+        functools.partial(one_block),
+        functools.partial(one_block, post_norm=True, layer_scale=1e-5, offset_scale=2.0),
+    ],
+    ids=["tiny_h", "prenorm", "postnorm"],
+)
+def test_gradients_of_training_are_the_same(make):
+    """Then most activations are recomputed."""
+    model, x = make()
     weight = uniform("loss_weight", model(x).shape, 0)
     expected = reference.gradients(model, x, weight)
     found = reference.gradients(model, x, weight, training=True)

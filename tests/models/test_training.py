@@ -99,14 +99,31 @@ def test_fit_compiled_by_torch():
 BLOCKS = [f"stage{stage}_block1" for stage in (1, 2, 3, 4)]
 
 
+def make_whole(dtype):
+    return make(dtype=dtype, drop_path_rate=0.5, layer_scale=1.0)
+
+
+def make_two_blocks(dtype):
+    image = keras.Input((32, 32, 3))
+    x = layers.InternImageStem(8, dtype=dtype)(image)
+    for name in BLOCKS[:2]:
+        x = layers.InternImageBlock(
+            1, post_norm=True, drop_path_rate=0.5, dtype=dtype, name=name, layer_scale=1.0
+        )(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=dtype)(x)
+    return keras.Model(image, keras.layers.Dense(3, "softmax", dtype=dtype)(x))
+
+
 @pytest.mark.parametrize(
-    "policy, tolerance, mode, names",
+    "policy, tolerance, mode, names, make",
     [
-        ("float32", 1e-5, "full", BLOCKS),
-        ("mixed_bfloat16", 1e-2, "list_of_layers", BLOCKS[1:2]),
+        ("float32", 1e-5, "full", BLOCKS, make_whole),
+        ("mixed_bfloat16", 1e-2, "list_of_layers", BLOCKS[1:2], make_two_blocks),
     ],
 )
-def test_blocks_are_computed_anew_in_a_remat_scope(policy, tolerance, mode, names, monkeypatch):
+def test_blocks_are_computed_anew_in_a_remat_scope(
+    policy, tolerance, mode, names, make, monkeypatch
+):
     """The same training, stochastic depth included, while blocks run again for their gradients."""
     runs, wholes = [], []
     branches, whole = layers.InternImageBlock._branches, layers.sublayers.rematerialize
@@ -122,7 +139,7 @@ def test_blocks_are_computed_anew_in_a_remat_scope(policy, tolerance, mode, name
     def train(mode, **options):
         keras.utils.set_random_seed(0)
         with keras.RematScope(mode, **options):
-            model = make(dtype=policy, drop_path_rate=0.5, layer_scale=1.0)
+            model = make(policy)
         model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
         runs.clear()
         losses = [float(model.train_on_batch(*data())) for _ in range(2)]
