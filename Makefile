@@ -132,7 +132,7 @@ bench-export: $(BENCHED:%=$(VENV)/.stamp-%) $(VENV)/.stamp-test $(VENV)/.stamp-p
 # kernels and, where nvcc is, its CUDA kernels are built first.
 bench-devices:
 	@export KERAS_BACKEND=jax PYTHONPATH=$(CURDIR); python="$$($(FIND_PYTHON))"; \
-	  if command -v nvcc >/dev/null; then \
+	  if "$$python" -c 'import sys; from custom_ops import toolchain as t; sys.exit(not t.nvcc_paths())'; then \
 	    "$$python" -m keras_internimage.custom_ops build --backend jax --cuda; fi; \
 	  "$$python" benchmarks/jax_devices.py
 

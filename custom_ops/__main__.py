@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from . import build, cache, toolchain
+from . import build, cache, check, toolchain
 
 
 class _Version(argparse.Action):
@@ -30,7 +30,7 @@ def _parser():
         default="all",
         help="for which framework (default: all that are installed)",
     )
-    add.add_argument("--cuda", action="store_true", help="also for NVIDIA GPUs; needs nvcc")
+    add.add_argument("--cuda", action="store_true", help="also for NVIDIA GPUs; needs nvcc, no GPU")
     add.add_argument(
         "--output",
         metavar="DIR",
@@ -65,6 +65,8 @@ def _build(arguments):
         )
     built = build.build(backends, arguments.cuda, arguments.output, force=True)
     for backend, path in zip(backends, built, strict=True):
+        if arguments.cuda:
+            check.check(backend, path, ("cpu", "cuda"))
         print(path)
         used = None if arguments.output else build.find(backend, arguments.cuda)
         if used not in (None, path):
@@ -82,6 +84,8 @@ def _status(arguments):
         else:
             line = "unavailable: " + reason.replace("\n", "\n            ")
         print(f"{backend:12}{line}")
+        if (reason := build.why_no_cuda(backend)) is not None:
+            print(f"{'':12}for NVIDIA GPUs: {reason}".replace("\n", "\n            "))
     print(f"{'cache':12}{cache.root()}")
 
 

@@ -43,13 +43,15 @@ def find(backend, cuda=False):
         return None
 
 
-def find_or_build(backend, cuda=None, wheel=True):
+def find_or_build(backend, cuda=None, without_cuda=None, wheel=True):
     """The path of a backend's library, which is built where there is none.
 
     Args:
         backend: one of `BACKENDS`.
         cuda: whether the library also computes on NVIDIA GPUs; None where the installed framework
             does and there is nvcc, or such a library was built before.
+        without_cuda: called with the error where `cuda` is None, that cannot be had, and the
+            library is one for processors alone.
         wheel: whether that of the installed wheel will do.
 
     Raises:
@@ -57,7 +59,16 @@ def find_or_build(backend, cuda=None, wheel=True):
             attempt.
     """
     _check(backend)
-    return _have(backend, _resolve(backend, cuda), wheel)
+    if cuda is None and _resolve(backend, cuda):
+        try:
+            return _have(backend, True)
+        except KernelsUnavailable as error:
+            refused = error
+        found = _have(backend, False, wheel)
+        if without_cuda is not None:
+            without_cuda(refused)
+        return found
+    return _have(backend, bool(cuda), wheel)
 
 
 def origin(path):
@@ -113,7 +124,7 @@ def build(backends, cuda=False, output=None, force=False, log=_log):
 
 def complete(folder, planned, compiler, log=_log):
     """Build those of the `libraries.Library`s planned for a folder of the cache that it lacks."""
-    _raise_all(_make(_Plan(folder, tuple(planned), compiler, ()), log=log))
+    _raise_all(_make(_Plan(folder, tuple(planned), (compiler,), ()), log=log))
 
 
 def state(backend, cuda=None):
@@ -124,13 +135,26 @@ def state(backend, cuda=None):
     """
     _check(backend)
     try:
-        cuda = _resolve(backend, cuda)
+        if cuda is None:
+            cuda = _resolve(backend, cuda) and state(backend, True)[1] is None
         found = _look_up(backend, cuda)
         if found is None:
             _raise_remembered(_plan([backend], cuda))
         return found, None
     except KernelsUnavailable as error:
         return None, str(error)
+
+
+def why_no_cuda(backend):
+    """Why a backend has no kernels for NVIDIA GPUs, None where it has or does not compute there."""
+    try:
+        if not toolchain.framework(backend).has_cuda():
+            return None
+    except KernelsUnavailable:
+        return None
+    path, reason = state(backend, True)
+    build_now = f"not built yet; `{COMMAND} build --cuda --backend {backend}` builds them"
+    return None if path is not None else reason or build_now
 
 
 # ---- finding ----
@@ -148,16 +172,7 @@ def _resolve(backend, cuda):
         return False
     if find(backend, cuda=True) is not None:
         return True
-    return not os.environ.get(SHIPPED) and toolchain.find_nvcc() is not None and _has_compiler()
-
-
-def _has_compiler():
-    """Whether there is a C++ compiler: nvcc builds nothing without one."""
-    try:
-        toolchain.find_compiler()
-    except KernelsUnavailable:
-        return False
-    return True
+    return not os.environ.get(SHIPPED) and bool(toolchain.nvcc_paths())
 
 
 def _look_up(backend, cuda, wheel=True):
@@ -208,13 +223,7 @@ def _tools(cuda):
     compiler = toolchain.find_compiler()
     if not cuda:
         return (compiler,)
-    nvcc = toolchain.find_nvcc()
-    if nvcc is None:
-        raise KernelsUnavailable(
-            "DCNv3's kernels for NVIDIA GPUs need nvcc, of the CUDA toolkit, 11.8 or newer. "
-            f"Received: no nvcc in PATH, $CUDA_HOME/bin or {toolchain.CUDA}/bin"
-        )
-    return (compiler, nvcc)
+    return (compiler, toolchain.find_nvcc())
 
 
 def _tools_key(tools):
@@ -231,7 +240,7 @@ class _Plan:
 
     folder: pathlib.Path
     libraries: tuple
-    compiler: toolchain.Compiler
+    tools: tuple
     errors: tuple
 
     def missing(self):
@@ -255,7 +264,7 @@ def _plan(backends, cuda):
             planned.append(libraries.binding(backend, folder, *tools))
         except KernelsUnavailable as error:
             errors.append(error)
-    return _Plan(folder, tuple(planned), tools[0], tuple(errors))
+    return _Plan(folder, tuple(planned), tools, tuple(errors))
 
 
 def _have(backend, cuda, wheel=True):
@@ -271,7 +280,7 @@ def _have(backend, cuda, wheel=True):
 
 def _raise_remembered(plan):
     for library in plan.missing():
-        message = cache.remembered_failure(plan.folder, library)
+        message = cache.remembered_failure(plan.folder, library, cuda=len(plan.tools) > 1)
         if message is not None:
             raise KernelsUnavailable(message)
     _raise_all(plan.errors)
@@ -299,7 +308,7 @@ def _make(plan, force=False, remembering=False, log=_log):
         backends = " and ".join(named)
         log(
             f"keras_internimage: building the DCNv3 kernels{' for ' if backends else ''}{backends} "
-            f"with {plan.compiler.name} (once per installation) ..."
+            f"with {' and '.join(tool.name for tool in plan.tools)} (once per installation) ..."
         )
         started = time.monotonic()
         errors = _compile_and_link(plan.folder, missing)
@@ -318,7 +327,9 @@ def _compile_and_link(folder, missing):
         # All objects at once: no library waits for another one's slowest.
         jobs = {
             library.name: [
-                pool.submit(toolchain.run, [*command, "-o", temporary / name], temporary)
+                pool.submit(
+                    toolchain.run, [*command, "-o", temporary / name], temporary, library.advice
+                )
                 for command, name in library.objects
             ]
             for library in missing
@@ -345,7 +356,8 @@ def _link(library, jobs, folder, temporary):
         job.result()
     objects = [temporary / name for _, name in library.objects]
     made = temporary / library.name
-    toolchain.run([*library.link, *objects, "-o", made, *library.libraries], temporary)
+    command = [*library.link, *objects, "-o", made, *library.libraries]
+    toolchain.run(command, temporary, library.advice)
     with cache.writable(folder):
         os.replace(made, folder / library.name)
     cache.forget_failure(folder, library)

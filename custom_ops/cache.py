@@ -124,13 +124,14 @@ def forget_failure(path, library):
         _record(path, library).unlink(missing_ok=True)
 
 
-def remembered_failure(path, library):
+def remembered_failure(path, library, cuda=False):
     """The message of an earlier attempt to build a library, or None."""
     try:
         message = json.loads(_record(path, library).read_text())["message"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # there is none, or it is unreadable: building will tell
-    return f"{message}\nThis is remembered from an earlier attempt; `{COMMAND} build` tries again."
+    again = f"{COMMAND} build{' --cuda' if cuda else ''}"
+    return f"{message}\nThis is remembered from an earlier attempt; `{again}` tries again."
 
 
 def clean():

@@ -36,7 +36,7 @@ _ISAS = {
 }
 _BINDING_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden")
 _CUDA_FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden")
-_CUDA_ARCHITECTURES = (80, 90, 100)
+_CUDA_ARCHITECTURES = (75, 80, 90, 100)
 # Of LibTorch's stable ABI: a library made for it also loads in later versions.
 _TORCH_ABI = (2, 10)
 # Of XLA's foreign function interface: that of the headers a wheel's binding is compiled with. Newer
@@ -55,6 +55,7 @@ class Library:
         libraries: arguments that follow the objects.
         backend: whose binding it is; None for a library that bindings need.
         version: of the framework whose headers are compiled.
+        advice: what can be done where a command fails.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Library:
     libraries: tuple = ()
     backend: str | None = None
     version: str = ""
+    advice: str = toolchain.ADVICE
 
 
 def digest(parts, length):
@@ -167,11 +169,15 @@ def cuda_core(compiler, nvcc):
     # A compiler that the user chose is also nvcc's.
     chosen = len(compiler.command) == 1 and os.environ.get("CXX")
     start = (*nvcc.command, *(("-ccbin", compiler.path) if chosen else ()))
-    source = SOURCES / "core" / "cuda.cu"
-    command = (*start, *_CUDA_FLAGS, *code, "--threads", "0", "-c", source)
+    common = (*start, *_CUDA_FLAGS, *code, "--threads", "0", "-c")
+    # The library can tell what code it holds.
+    told = "_".join(f"sm_{number}" for number in known) + f"_compute_{known[-1]}"
+    info = (*common, f"-DDCNV3_ARCHITECTURES={told}", SOURCES / "core" / "cuda_info.cu")
+    objects = [((*common, SOURCES / "core" / "cuda.cu"), "cuda.o"), (info, "cuda_info.o")]
     # Frameworks bring CUDA runtimes of various versions: the one used here is inside the library.
     link = (*start, "-shared", "-cudart", "static", "-Xlinker", f"-soname,{CUDA_CORE}")
-    return Library(CUDA_CORE, ((command, "cuda.o"),), link)
+    folders = tuple(f"-L{folder}" for folder in toolchain.cuda_library_folders(nvcc))
+    return Library(CUDA_CORE, tuple(objects), link, folders, advice=toolchain.CUDA_ADVICE)
 
 
 def binding(backend, folder, compiler, nvcc=None):
@@ -206,6 +212,7 @@ def binding_of(framework, name, folder, compiler, nvcc=None):
         tuple(libraries),
         backend,
         framework.version,
+        toolchain.ADVICE if nvcc is None else toolchain.CUDA_ADVICE,
     )
 
 

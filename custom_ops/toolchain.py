@@ -18,6 +18,16 @@ ADVICE = (
 )
 LAST_LINES = 15
 CUDA = "/usr/local/cuda"
+# The first whose headers have atomic additions of four floats, which the backward kernel uses.
+OLDEST_NVCC = (12, 1)
+CUDA_ADVICE = (
+    "nvcc {}.{} or newer is needed, of a CUDA version that the driver supports, and a C++ compiler "
+    "that this nvcc accepts (the variable CXX chooses one). For CUDA 13, pip installs it: "
+    'pip install "cuda-toolkit[nvcc,cccl]>=13"; jax[cuda13] brings it. For CUDA 12, pip has none: '
+    "it is in NVIDIA's CUDA toolkit and in conda's package cuda-nvcc, and CUDA_HOME names the "
+    "folder. Where a package keras-internimage-cu12 is published, it needs no nvcc. "
+    "Then: {} build --cuda"
+).format(*OLDEST_NVCC, COMMAND)
 
 
 class KernelsUnavailable(RuntimeError):
@@ -71,20 +81,48 @@ def find_compiler():
     )
 
 
+def nvcc_paths():
+    """Where NVIDIA's compiler lies: by $CUDA_HOME, $CUDA_PATH, PATH, by default, and by pip."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    wheels = [str(folder) for folder in _cuda_wheels()]
+    places = [*(os.path.join(home, "bin", "nvcc") for home in homes if home), "nvcc"]
+    places += [os.path.join(folder, "bin", "nvcc") for folder in (CUDA, *wheels) if folder]
+    return list(dict.fromkeys(filter(None, map(shutil.which, places))))
+
+
+def _cuda_wheels():
+    """The folders that NVIDIA's wheels share, such as `nvidia/cu13`, the latest version first."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = (spec.submodule_search_locations if spec else None) or ()
+    found = [path for root in roots for path in pathlib.Path(root).glob("cu[0-9]*")]
+    return sorted(found, key=lambda path: int(re.sub(r"\D", "", path.name)), reverse=True)
+
+
 def find_nvcc():
-    """NVIDIA's compiler, or None: of PATH, $CUDA_HOME, $CUDA_PATH or where it is by default."""
-    folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), CUDA]
-    paths = [os.path.join(folder, "bin", "nvcc") for folder in folders if folder]
-    path = next(filter(None, map(shutil.which, ["nvcc", *paths])), None)
-    if path is None:
-        return None
-    lines = run([path, "--version"]).strip().splitlines()
-    return Compiler((path,), os.path.realpath(path), lines[-1] if lines else "")
+    """NVIDIA's compiler, the first of `nvcc_paths()` that is new enough.
+
+    Raises:
+        KernelsUnavailable: there is none, or it does not run.
+    """
+    received = []
+    for path in nvcc_paths():
+        lines = run([path, "--version"], advice=CUDA_ADVICE).strip().splitlines()
+        found = Compiler((path,), os.path.realpath(path), lines[-1] if lines else "")
+        number = re.search(r"cuda_(\d+)\.(\d+)", found.version)
+        if number is None or tuple(map(int, number.groups())) >= OLDEST_NVCC:
+            return found
+        received.append(f"nvcc {number[1]}.{number[2]}, {path}")
+    nowhere = f"no nvcc in $CUDA_HOME/bin, $CUDA_PATH/bin, PATH, {CUDA}/bin or NVIDIA's wheels"
+    raise KernelsUnavailable(
+        "DCNv3's kernels for NVIDIA GPUs must be compiled by nvcc. "
+        f"Received: {', '.join(received) or nowhere}. {CUDA_ADVICE}"
+    )
 
 
 def cuda_architectures(nvcc, wanted):
     """Those of `wanted`, such as 80 for sm_80, that this nvcc compiles for."""
-    known = set(re.findall(r"compute_(\d+)\b", run([*nvcc.command, "--list-gpu-arch"])))
+    told = run([*nvcc.command, "--list-gpu-arch"], advice=CUDA_ADVICE)
+    known = set(re.findall(r"compute_(\d+)\b", told))
     found = [number for number in wanted if str(number) in known]
     if not found:
         raise KernelsUnavailable(
@@ -97,12 +135,27 @@ def cuda_architectures(nvcc, wanted):
 def cuda_includes(nvcc):
     """Where the CUDA headers lie, as nvcc itself would look for them."""
     dry = [*nvcc.command, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", "unused.o"]
-    lines = [line for line in run(dry).splitlines() if "INCLUDES=" in line]
+    lines = [line for line in run(dry, advice=CUDA_ADVICE).splitlines() if "INCLUDES=" in line]
     return re.findall(r'"-I([^"]+)"', "\n".join(lines))
 
 
-def run(command, cwd=None):
+def cuda_library_folders(nvcc):
+    """Where the libraries lie that nvcc links; empty where only nvcc itself knows.
+
+    The wheels have them in `lib`, where the nvcc of some looks in `lib64`.
+    """
+    root = pathlib.Path(nvcc.path).parent.parent
+    folders = [root / name for name in ("lib64", "lib")]
+    return [folder for folder in folders if (folder / "libcudart_static.a").is_file()]
+
+
+def run(command, cwd=None, advice=ADVICE):
     """What a command prints, on both streams.
+
+    Args:
+        command: the program and its arguments.
+        cwd: the folder to run it in.
+        advice: what can be done where it fails.
 
     Raises:
         CommandFailed: it cannot be started or fails. The message has the command and the end of
@@ -121,7 +174,7 @@ def run(command, cwd=None):
             errors="replace",
         )
     except OSError as error:
-        raise CommandFailed(_failure(command, str(error), ""), lasting=False) from error
+        raise CommandFailed(_failure(command, str(error), "", advice), lasting=False) from error
     if result.returncode:
         # A driver says on its compiler's behalf that the system killed it.
         passing = result.returncode < 0 or re.search(
@@ -129,14 +182,15 @@ def run(command, cwd=None):
             result.stdout,
         )
         status = f"exit status {result.returncode}"
-        raise CommandFailed(_failure(command, status, result.stdout), lasting=not passing)
+        message = _failure(command, status, result.stdout, advice)
+        raise CommandFailed(message, lasting=not passing)
     return result.stdout
 
 
-def _failure(command, status, output):
+def _failure(command, status, output, advice):
     lines = [f"  {line}" for line in output.rstrip().splitlines()[-LAST_LINES:]]
     failed = f"A command that builds DCNv3's native kernels failed ({status}):"
-    return "\n".join([failed, f"  {shlex.join(command)}", *lines, ADVICE])
+    return "\n".join([failed, f"  {shlex.join(command)}", *lines, advice])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ FRAMEWORKS = {
     "jax": ("jax",),
     "torch": ("torch",),
 }
+HINT = "the implementation argument names one"
 
 
 def installed_version(distributions: tuple[str, ...]) -> str | None:
@@ -25,19 +26,38 @@ def installed_version(distributions: tuple[str, ...]) -> str | None:
     return None
 
 
-def devices(backend: str) -> list[str]:
-    """Names of the devices that the backend in use sees."""
-    if backend != "torch":
-        import keras
+def names_of_devices() -> list[str]:
+    """The devices that the backend in use may compute on, GPUs of PyTorch with their names."""
+    from keras_internimage.ops import dispatch
 
-        return keras.distribution.list_devices()
-    import torch
+    names = []
+    for name in dispatch.devices():
+        if name.startswith("cuda:"):
+            import torch
 
-    count = torch.cuda.device_count()
-    found = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(count)]
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    return found or ["cpu"]
+            name += f" ({torch.cuda.get_device_name(name)})"
+        names.append(name)
+    return names
+
+
+def tables(backend: str) -> list[str]:
+    """The lines on the implementations, once for all devices where the same is true of them."""
+    from keras_internimage.ops import dispatch
+
+    alike: dict[tuple, list[str]] = {}
+    for device in dispatch.devices():
+        alike.setdefault(tuple(dispatch.table(backend, device)), []).append(device)
+    lines = []
+    for rows, devices in alike.items():
+        where = f" on {', '.join(devices)}" if len(alike) > 1 else ""
+        lines += ["", f"DCNv3{where}, in order of preference ({HINT}):", ""]
+        chosen = next(name for name, _, runs, _ in rows if runs)
+        table = [("implementation", "backends", "runs here", "what it is, or why it does not run")]
+        for name, supported, runs, reason in rows:
+            answer = "no" if not runs else "yes, chosen" if name == chosen else "yes"
+            table.append((name, supported, answer, reason))
+        lines += columns(table)
+    return lines
 
 
 def report() -> list[str]:
@@ -45,7 +65,6 @@ def report() -> list[str]:
     import keras
 
     from keras_internimage import __version__
-    from keras_internimage.ops import dispatch
 
     backend = keras.config.backend()
     versions = [
@@ -56,19 +75,9 @@ def report() -> list[str]:
     for framework, distributions in FRAMEWORKS.items():
         mark = " (the backend in use)" if framework == backend else ""
         versions.append((framework, (installed_version(distributions) or "not installed") + mark))
-    versions.append(("devices", ", ".join(devices(backend))))
+    versions.append(("devices", ", ".join(names_of_devices())))
 
-    rows = dispatch.table(backend)
-    chosen = next(name for name, _, runs, _ in rows if runs)
-    table = [("implementation", "backends", "runs here", "what it is, or why it does not run")]
-    for name, supported, runs, reason in rows:
-        answer = "no" if not runs else "yes, chosen" if name == chosen else "yes"
-        table.append((name, supported, answer, reason))
-
-    lines = columns(versions)
-    lines += ["", "DCNv3, in order of preference (the implementation argument names one):", ""]
-    lines += columns(table)
-    return lines
+    return columns(versions) + tables(backend)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import textwrap
 
 CUSTOM_OPS = pathlib.Path(__file__).resolve().parent.parent / "custom_ops"
 COMPILER = next(filter(None, map(shutil.which, ["g++", "clang++", "c++"])), None)
@@ -50,6 +51,41 @@ BINDING = """
 #endif
 extern "C" DCNV3_EXPORT int answer() {{ return 1000 + dcnv3_answer(); }}
 """
+# What the check after a build with CUDA asks of a framework. `import` of the others fails.
+IMPORTABLE = {
+    "torch": {
+        "torch/__init__.py": """
+            import ctypes, types
+            ops = types.SimpleNamespace(load_library=ctypes.CDLL)
+            def has(name, key): return key.lower() in {devices!r}
+            _C = types.SimpleNamespace(_dispatch_has_kernel_for_dispatch_key=has)
+        """,
+    },
+    "jax": {
+        "jaxlib/__init__.py": "",
+        "jax/__init__.py": """
+            import types
+            def register_ffi_target(name, handler, platform): pass
+            ffi = types.SimpleNamespace(pycapsule=id, register_ffi_target=register_ffi_target)
+        """,
+    },
+    "tensorflow": {
+        "tensorflow/__init__.py": "import ctypes; load_op_library = ctypes.CDLL",
+        "tensorflow/python/__init__.py": "",
+        "tensorflow/python/framework/__init__.py": "",
+        "tensorflow/python/framework/kernels.py": """
+            import types
+            names = {{"cpu": "CPU", "cuda": "GPU"}}
+            def get_registered_kernels_for_op(name):
+                kinds = [types.SimpleNamespace(device_type=names[d]) for d in {devices!r}]
+                return types.SimpleNamespace(kernel=kinds)
+        """,
+    },
+}
+HANDLERS = """
+#define HANDLERS(device) extern "C" DCNV3_EXPORT void keras_internimage_dcnv3_##device() {} \\
+  extern "C" DCNV3_EXPORT void keras_internimage_dcnv3_backward_##device() {}
+"""
 CONDITIONS = {
     "torch": "TORCH_TARGET_VERSION == 0x020a000000000000ull && defined(TORCH_STABLE_ONLY)",
     "jax": "__cplusplus >= 201703L",
@@ -77,6 +113,7 @@ case "$*" in
 *--dryrun*) echo '#$ INCLUDES="-I/cuda/headers"'; exit 0;;
 esac
 echo "$*" >> "{calls}"
+if [ -n "$NVCC_FAILS" ]; then echo "nvcc fatal: no such luck"; exit 1; fi
 while [ "$1" != "-o" ]; do shift; done
 echo 'extern "C" int cuda() {{ return 1; }}' | "{compiler}" -shared -fPIC -x c++ - -o "$2"
 """
@@ -107,6 +144,7 @@ class Copy:
         self.write("core/cpu.cc", CORE)
         self.write("core/cpu_kernels.cc", KERNELS)
         self.write("core/cuda.cu", "// a few lines\n")
+        self.write("core/cuda_info.cu", "// a few lines\n")
         for backend, condition in CONDITIONS.items():
             self.write(f"{backend}/dcnv3_{backend}.cc", BINDING.format(condition=condition))
         self.compiler = self.program("bin/g++", WRAPPER)
@@ -134,7 +172,7 @@ class Copy:
             (package / "__init__.py").write_text("raise RuntimeError('imported for a build')\n")
             (package / "include" / "framework.h").write_text("")
             for name in ("lib/libtorch_cpu.so", "libtensorflow_framework.so.2"):
-                self._empty_library(package / name)
+                self.empty_library(package / name)
             for old in self.site.glob(f"{PACKAGES[backend]}-*.dist-info"):
                 shutil.rmtree(old)
             version = version or VERSIONS[backend]
@@ -160,7 +198,20 @@ class Copy:
         (self.binaries / "manifest.json").write_text(json.dumps({"key": key}))
         self.calls_file.unlink()
 
-    def _empty_library(self, path):
+    def importable(self, *backends, devices=("cpu", "cuda")):
+        """Installed frameworks can be imported, and libraries register kernels for `devices`."""
+        for backend in backends:
+            for name, text in IMPORTABLE[backend].items():
+                path = self.site / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(textwrap.dedent(text).format(devices=devices))
+            if backend == "jax":
+                handlers = HANDLERS + "\n".join(f"HANDLERS({device})" for device in devices)
+                binding = BINDING.format(condition=CONDITIONS["jax"])
+                self.write("jax/dcnv3_jax.cc", f"{binding}{handlers}\n")
+        return self
+
+    def empty_library(self, path):
         command = [COMPILER, "-shared", "-x", "c++", os.devnull, "-o", str(path)]
         subprocess.run(command, check=True, timeout=TIMEOUT)
 

@@ -52,7 +52,7 @@ def test_reasons_are_printed_and_columns_align(monkeypatch):
         ("slow_but_sure", "tensorflow, jax, torch", True, "always works"),
         ("spare", "jax", True, "works too"),
     ]
-    monkeypatch.setattr(dispatch, "table", lambda backend=None: rows)
+    monkeypatch.setattr(dispatch, "table", lambda backend=None, device=None: rows)
     lines = command.report()
     heading = next(line for line in lines if line.startswith("implementation"))
     table = lines[lines.index(heading) :]

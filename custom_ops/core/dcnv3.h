@@ -110,6 +110,15 @@ DCNV3_EXPORT dcnv3_status dcnv3_cuda_backward(const dcnv3_call* call, const void
                                               void* workspace, int32_t deterministic,
                                               void* stream);
 
+/* Of the CUDA runtime in the library, or of nvcc if that is later, and the latest that the driver
+ * supports: 1000 * major + 10 * minor, such as 13050. The driver's is 0 where there is none. */
+DCNV3_EXPORT int32_t dcnv3_cuda_runtime_version(void);
+DCNV3_EXPORT int32_t dcnv3_cuda_driver_version(void);
+
+/* The architectures whose machine code the library holds, and the one of its PTX, such as
+ * "sm_75_sm_80_compute_80". */
+DCNV3_EXPORT const char* dcnv3_cuda_code(void);
+
 #ifdef __cplusplus
 }
 #endif

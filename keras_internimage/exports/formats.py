@@ -190,8 +190,9 @@ def copy_libraries(path, backend):
 
     libraries(path).mkdir(exist_ok=True)
     library = build.find_or_build(backend)
-    # The kernels themselves are in a library that this one finds beside it.
-    for file in (library, *library.parent.glob("libdcnv3_core.*")):
+    # The kernels themselves are in libraries that this one finds beside it.
+    needed = build.libraries.needed_names(cuda="-cuda" in library.name)
+    for file in (library, *(library.parent / name for name in needed)):
         shutil.copy(file, libraries(path))
 
 
@@ -199,10 +200,10 @@ def load_libraries(path, backend, load):
     """Calls `load` with the operator's library of an exported file, if there is one."""
     import keras
 
-    from keras_internimage.ops import dispatch
+    from keras_internimage.ops import native
 
     # One library can be loaded once, which the current backend may have done.
-    if not (keras.backend.backend() == backend and dispatch.runs("native")):
+    if not (keras.backend.backend() == backend and native.loaded()):
         for library in libraries(path).glob("dcnv3_*"):
             load(str(library))
 

@@ -90,6 +90,7 @@ def run(inputs, offset, mask, geometry, mask_activation=None, implementation=Non
         input_shape=_static(inputs.shape),
         mask_activation=mask_activation,
         device=dispatch.device_of(inputs),
+        device_index=dispatch.device_index_of(inputs),
     )
     chosen = dispatch.select(request, implementation)
     return chosen.run(inputs, offset, mask, geometry, mask_activation)

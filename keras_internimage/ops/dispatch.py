@@ -14,7 +14,7 @@ import keras
 
 from keras_internimage.ops import portable, tracing
 from keras_internimage.ops.geometry import DCNv3Geometry
-from keras_internimage.ops.native import Native, run_joined
+from keras_internimage.ops.native import Native, run_joined, tell_slow_gpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Request:
     """What an implementation needs to know of a call in order to say whether it can run it.
 
     `input_shape` is `(N, H, W, C)`; a size is None where it is not known while tracing. `device` is
-    "cpu", "cuda", "tpu" or another type of device, None where nothing is known of it.
+    "cpu", "cuda", "tpu" or another type of device, None where nothing is known of it;
+    `device_index` tells which of that type, None where that is not known.
     """
 
     backend: str
@@ -31,6 +32,7 @@ class Request:
     input_shape: tuple = (None, None, None, None)
     mask_activation: str | None = None
     device: str | None = None
+    device_index: int | None = None
 
 
 class Portable:
@@ -106,6 +108,22 @@ def device_of(tensor):
     return importlib.import_module(f"keras_internimage.ops.{module}").device_type()
 
 
+def device_index_of(tensor):
+    """Which device of its type computes with `tensor`, None where that is not known."""
+    return tensor.device.index if keras.backend.backend() == "torch" else None
+
+
+def devices() -> list[str]:
+    """Names of the devices that the current backend may compute on: "cuda:0", "cpu" and so on."""
+    if keras.backend.backend() != "torch":
+        return keras.distribution.list_devices()
+    import torch
+
+    usual = device_of(keras.ops.zeros(()))
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return list(dict.fromkeys([*found, *([] if usual == "cuda" else [usual]), "cpu"]))
+
+
 def select(request, implementation=None):
     """The implementation which runs `request`.
 
@@ -132,7 +150,10 @@ def select(request, implementation=None):
         return DeformConv()
     implementation = required or implementation
     if implementation is None:
-        return next(i for i in available if i.why_not(request) is None)
+        chosen = next(i for i in available if i.why_not(request) is None)
+        if chosen.name == "portable" and request.device == "cuda":
+            tell_slow_gpu(request.device_index, request.dtype)
+        return chosen
     chosen = next((i for i in available if i.name == implementation), None)
     if chosen is None:
         raise RuntimeError(
@@ -150,17 +171,19 @@ def runs(name: str) -> bool:
     return any(i.name == name and i.why_not(None) is None for i in candidates())
 
 
-def table(backend: str | None = None) -> list[tuple]:
+def table(backend: str | None = None, device: str | None = None) -> list[tuple]:
     """Rows `(name, backends, runs, reason)` of all implementations, preferred first.
 
     `backends` is a comma-separated string, `runs` says whether the implementation can run on
-    `backend` (default: the current one) on this machine, `reason` why not, or else what it is.
+    `backend` (default: the current one) and `device` (one of `devices()`; default: the one that
+    computes where nothing is said), `reason` why not, or else what it is.
     """
     backend = backend or keras.backend.backend()
+    request = None if device is None else _plain_request(backend, device)
     rows = []
     for implementation in IMPLEMENTATIONS:
         if backend in implementation.backends:
-            reason = implementation.why_not(None)
+            reason = implementation.why_not(request)
         else:
             reason = f"not written for the {backend} backend"
         rows.append(
@@ -172,3 +195,13 @@ def table(backend: str | None = None) -> list[tuple]:
             )
         )
     return rows
+
+
+def _plain_request(backend, device):
+    kind, _, index = device.partition(":")
+    return Request(
+        backend=backend,
+        geometry=DCNv3Geometry(),
+        device="cuda" if kind == "gpu" else kind,
+        device_index=int(index) if index.isdigit() else None,
+    )

@@ -28,6 +28,7 @@ except ImportError:
 DTYPES = ("float32", "bfloat16", "float16")
 BLOCK = 32  # pixels of a program
 WARPS = 4
+OLDEST = (8, 0)  # compute capability
 UNROLLED = 9  # points; more are a loop, or the code and the time to compile it grow with them
 
 # Whether kernels are interpreted, on any device: for tests.
@@ -43,6 +44,9 @@ def why_not(request=None):
     device = native_jax.device_type() if request is None else request.device
     if device != "cuda" and not interpret:
         return f"Pallas' kernels are for NVIDIA GPUs, not for {device!r} devices"
+    if device == "cuda" and any(capability < OLDEST for capability in native_jax.capabilities()):
+        least, here = "{}.{}".format(*OLDEST), "{}.{}".format(*min(native_jax.capabilities()))
+        return f"XLA compiles Triton for compute capability {least} and newer, not for {here}"
     if request is not None and request.dtype not in DTYPES:
         return f"Pallas' kernels compute {', '.join(DTYPES)}, not {request.dtype}"
     if request is not None and None not in request.input_shape:

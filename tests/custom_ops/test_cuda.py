@@ -14,6 +14,8 @@ import oracle
 import pytest
 from native_core import DTYPES, Call, Status
 
+from keras_internimage.custom_ops import toolchain
+
 pytestmark = pytest.mark.any_backend
 
 HERE = pathlib.Path(__file__).parent
@@ -382,9 +384,12 @@ def test_workspace_size(kernels):
             assert kernels.workspace_size(ctypes.byref(call), deterministic) == expected
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc on PATH")
-def test_nvcc_compiles_without_warnings(tmp_path):
-    command = "nvcc -O3 -std=c++17 -gencode arch=compute_90,code=sm_90 -Xcompiler -fPIC,-Wall -c -o"
+@pytest.mark.skipif(not toolchain.nvcc_paths(), reason="needs nvcc")
+@pytest.mark.parametrize("number", [pytest.param(75, marks=pytest.mark.slow), 90])
+def test_nvcc_compiles_without_warnings(tmp_path, number):
+    nvcc = toolchain.find_nvcc()
+    code = f"-gencode arch=compute_{number},code=sm_{number}"
+    command = f"{nvcc.path} -O3 -std=c++17 {code} -Xcompiler -fPIC,-Wall -c -o"
     result = subprocess.run(
         [*command.split(), str(tmp_path / "cuda.o"), str(CORE / "cuda.cu")],
         capture_output=True,

@@ -210,6 +210,37 @@ def test_without_a_compiler_one_warning_and_a_working_model(tmp_path):
     assert "KERAS_INTERNIMAGE_KERNELS=require, but the kernels" in run.stderr
 
 
+FAILED_CUDA = """
+    import warnings
+    import numpy as np
+    from keras_internimage.custom_ops import toolchain
+    from keras_internimage.ops import dcnv3, dispatch
+    toolchain.Framework.has_cuda = lambda self: True
+    named = ("native", "portable")
+    dispatch.IMPLEMENTATIONS = [i for i in dispatch.IMPLEMENTATIONS if i.name in named]
+    tensors = [np.ones((1, 3, 3, c), "float32") for c in (4, 18, 9)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dcnv3(*tensors, groups=1, implementation="native")
+        dispatch.device_of = lambda tensor: "cuda"
+        dcnv3(*tensors, groups=1)
+    ours = [str(w.message) for w in caught if "DCNv3" in str(w.message)]
+    print(len(ours), *ours)
+"""
+
+
+def test_a_failed_cuda_build_leaves_the_processors_kernels(tmp_path):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho no such luck\nexit 1\n")
+    nvcc.chmod(0o755)
+    environment = {"CUDA_HOME": str(tmp_path), native.VARIABLE: "auto"}
+    result = python(FAILED_CUDA, **environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("1 DCNv3 has no native kernels for GPUs. A command that builds")
+    assert "no such luck" in result.stdout and "build --cuda" in result.stdout
+
+
 @pytest.mark.any_backend
 def test_the_variable_is_checked(monkeypatch):
     monkeypatch.setenv(native.VARIABLE, "on")
@@ -256,7 +287,7 @@ def test_what_cannot_be_loaded_is_a_reason_not_a_crash(monkeypatch, tmp_path):
     broken.write_bytes(b"not a library")
     from keras_internimage.custom_ops import build
 
-    monkeypatch.setattr(build, "find_or_build", lambda backend, wheel: broken)
+    monkeypatch.setattr(build, "find_or_build", lambda backend, **_: broken)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         reason = native._load.__wrapped__()
@@ -313,7 +344,7 @@ def test_a_wheel_that_the_framework_refuses_gives_way_to_a_build(monkeypatch, tm
                 raise OSError(f"{path.name}: unknown version")
             loaded.append(path)
 
-    def find_or_build(backend, wheel):
+    def find_or_build(backend, wheel, **_):
         return build.packaged.FOLDER / "packed.so" if wheel else tmp_path / "built.so"
 
     monkeypatch.setattr(native, "_binding", Binding())

@@ -7,8 +7,9 @@ The environment variable `KERAS_INTERNIMAGE_KERNELS` decides:
 - `off`: they are not looked for.
 - `require`: it is an error if the library cannot be had.
 
-What a binding cannot run (a device, XLA in TensorFlow) takes the portable implementation in every
-mode; `python -m keras_internimage` shows what runs.
+What a binding cannot run (XLA in TensorFlow, other devices) takes the next implementation in every
+mode; `python -m keras_internimage` shows what runs. Where a GPU has no kernels of its own, that is
+the same as a library that cannot be had: `auto` warns, once, and `require` raises.
 """
 
 import functools
@@ -62,6 +63,11 @@ def run_joined(call, inputs, offset, mask, geometry, mask_activation):
     return ops.cast(outputs, dtype) if len(dtypes) > 1 else outputs
 
 
+def loaded():
+    """Whether the kernels' library is loaded, for whatever devices."""
+    return _why_not_loaded() is None
+
+
 def _why_not_loaded():
     """None if the kernels' library is loaded, or else the reason why it is not."""
     current = mode()
@@ -95,7 +101,7 @@ def _try_to_load(wheel):
     from keras_internimage.custom_ops import build
 
     try:
-        path = build.find_or_build(_BACKEND, wheel=wheel)
+        path = build.find_or_build(_BACKEND, without_cuda=_tell_without_cuda, wheel=wheel)
     except build.KernelsUnavailable as error:
         return str(error)
     try:
@@ -110,7 +116,52 @@ def _try_to_load(wheel):
     return None
 
 
+def _tell_without_cuda(error):
+    """The library has the kernels for processors alone, although one with CUDA was wanted."""
+    if mode() != "require":
+        _warn_of_gpus(f"DCNv3 has no native kernels for GPUs. {error}")
+
+
+def tell_slow_gpu(index, dtype):
+    """Warns, once, that a GPU runs without kernels of its own, and names what mends it.
+
+    Args:
+        index: which GPU, and
+        dtype: of what, as in `dispatch.Request`.
+
+    Raises:
+        RuntimeError: `KERAS_INTERNIMAGE_KERNELS` is `require`.
+    """
+    # Where the library could not be loaded at all, that was told.
+    if mode() == "off" or not loaded():
+        return
+    # Some calls have no kernel on any GPU.
+    if dtype == "float64" or (_BACKEND == "tensorflow" and _binding.in_xla()):
+        return
+    reason = _binding.why_not_cuda(index)
+    if reason is None:
+        return
+    if mode() == "require":
+        raise RuntimeError(f"{VARIABLE}=require, but no kernel of DCNv3 runs on the GPU: {reason}")
+    _warn_of_gpus(
+        "DCNv3 runs on the GPU by the portable implementation, several times slower than by a "
+        f"kernel of its own: {reason}"
+    )
+
+
+def _warn_of_gpus(text):
+    if not _told_of_gpus:
+        _told_of_gpus.append(text)
+        warnings.warn(
+            f"{text} ({VARIABLE}=off switches this warning off, {VARIABLE}=require makes it an "
+            "error.)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 _origin = ""
+_told_of_gpus: list[str] = []
 _BACKEND = keras.backend.backend()
 if _BACKEND in Native.backends:
     _binding = importlib.import_module(f"keras_internimage.ops.native.{_BACKEND}")
@@ -119,3 +170,4 @@ if _BACKEND == "torch":
 
     # While PyTorch traces, finding and building happens outside the trace.
     _why_not_loaded = torch.compiler.assume_constant_result(_why_not_loaded)
+    tell_slow_gpu = torch.compiler.assume_constant_result(tell_slow_gpu)

@@ -3,11 +3,13 @@
 import ctypes
 import functools
 import os
+import re
 
 import jax
 import numpy as np
 
 from keras_internimage.ops import portable
+from keras_internimage.ops.native import cuda
 from keras_internimage.ops.partitioning_jax import batch_parallel, differentiable
 
 _NAME = "keras_internimage_dcnv3"
@@ -32,16 +34,34 @@ def load(path):
                 target = jax.ffi.pycapsule(handler)
                 jax.ffi.register_ffi_target(name, target, platform=platform.replace("cuda", "CUDA"))
                 _platforms.add(platform)
+    if "cuda" in _platforms:
+        cuda.load(path)
 
 
 def why_not(request):
     """None, or why the kernels cannot run the request."""
     device = device_type() if request is None else request.device
+    if device == "cuda":
+        if request is not None and request.dtype == "float64":
+            return cuda.HALF_AND_SINGLE
+        return why_not_cuda()
     if device not in _platforms:
         return f"the library was built without kernels for {device!r} devices"
-    if device == "cuda" and request is not None and request.dtype == "float64":
-        return "the CUDA kernels compute float32, float16 and bfloat16"
     return None
+
+
+@functools.cache
+def why_not_cuda(index=None):
+    """None, or why they cannot run on GPUs; all must do, for it is not known which one computes."""
+    return cuda.why_not("jax", capabilities)
+
+
+@functools.cache
+def capabilities():
+    """The compute capabilities of this process's NVIDIA GPUs, such as `(8, 0)`."""
+    told = (str(getattr(device, "compute_capability", "")) for device in jax.local_devices())
+    found = [re.fullmatch(r"(\d+)\.(\d+)", text) for text in told]
+    return [(int(match[1]), int(match[2])) for match in found if match]
 
 
 def device_type():

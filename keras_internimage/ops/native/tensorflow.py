@@ -3,14 +3,16 @@
 The gradient is an operation too, and its own gradient that of the portable operator.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import config
+from tensorflow.python.framework import config, kernels
 
 from keras_internimage.ops import portable
 from keras_internimage.ops.geometry import DCNv3Geometry
+from keras_internimage.ops.native import cuda
 from keras_internimage.ops.portable.tensorflow import device_type, in_xla
 
 _ATTRIBUTES = (
@@ -27,7 +29,9 @@ def load(path):
     except tf.errors.OpError as error:
         raise OSError(error.message) from error
     _loaded["operations"] = operations
-    _loaded["devices"] = ("cpu", "cuda") if "-cuda" in path.name else ("cpu",)
+    registered = kernels.get_registered_kernels_for_op("KerasInternimageDcnv3").kernel
+    if any(kernel.device_type == "GPU" for kernel in registered):
+        cuda.load(path)
     tf.RegisterGradient("KerasInternimageDcnv3")(_gradient)
     tf.RegisterGradient("KerasInternimageDcnv3Backward")(_gradient_of_gradient)
 
@@ -35,13 +39,26 @@ def load(path):
 def why_not(request):
     """None, or why the kernels cannot run the request."""
     device = device_type() if request is None else request.device
-    if device not in _loaded["devices"]:
+    if device not in ("cpu", "cuda"):
         return f"the library was built without kernels for {device!r} devices"
     if request is not None and in_xla():
         return "XLA compiles the call, and knows no kernel of a custom operation"
-    if device == "cuda" and request is not None and request.dtype == "float64":
-        return "the CUDA kernels compute float32, float16 and bfloat16"
+    if device == "cuda":
+        if request is not None and request.dtype == "float64":
+            return cuda.HALF_AND_SINGLE
+        return why_not_cuda()
     return None
+
+
+@functools.cache
+def why_not_cuda(index=None):
+    """None, or why they cannot run on GPUs; all must do, for it is not known which one computes."""
+    return cuda.why_not("tensorflow", _capabilities)
+
+
+def _capabilities():
+    details = map(tf.config.experimental.get_device_details, tf.config.get_visible_devices("GPU"))
+    return [told["compute_capability"] for told in details if "compute_capability" in told]
 
 
 def call(inputs, offset_mask, geometry, softmax):

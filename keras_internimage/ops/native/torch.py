@@ -5,24 +5,27 @@ need: shapes, the gradient, and a rule for `torch.vmap`. The gradient's own deri
 `create_graph=True` and `torch.func.hessian`, are those of the portable operator.
 """
 
+import functools
+
+import keras
 import torch
 
 from keras_internimage.ops import portable
 from keras_internimage.ops.geometry import DCNv3Geometry
+from keras_internimage.ops.native import cuda
 from keras_internimage.ops.portable.torch import differentiate_gradient, fold_mapped_axis
 
 _NAME = "keras_internimage::dcnv3"
 _ARGUMENTS = (
     "kernel_size", "strides", "padding", "dilation_rate", "groups", "offset_scale", "remove_center"
 )  # fmt: skip
-_devices = {"cpu"}
 
 
 def load(path):
     """Loads the binding's library and registers what belongs to the operators, once."""
     torch.ops.load_library(str(path))
     if torch._C._dispatch_has_kernel_for_dispatch_key(_NAME, "CUDA"):
-        _devices.add("cuda")
+        cuda.load(path)
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
     torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
@@ -35,13 +38,33 @@ def load(path):
 
 def why_not(request):
     """None, or why the kernels cannot run the request."""
-    if request is None or request.device is None or request.device == "meta":
-        return None
-    if request.device not in _devices:
-        return f"the library was built without kernels for {request.device!r} devices"
-    if request.device == "cuda" and request.dtype == "float64":
-        return "the CUDA kernels compute float32, float16 and bfloat16"
+    device = device_type() if request is None else request.device
+    if device == "cuda":
+        if request is None:
+            return why_not_cuda()
+        if request.dtype == "float64":
+            return cuda.HALF_AND_SINGLE
+        return why_not_cuda(request.device_index)
+    if device not in (None, "meta", "cpu"):
+        return f"the library was built without kernels for {device!r} devices"
     return None
+
+
+def device_type():
+    """Where Keras places tensors by itself: "cpu", "cuda", "mps" and so on."""
+    return keras.ops.zeros(()).device.type
+
+
+# While PyTorch traces, GPUs are asked outside the trace.
+@torch.compiler.assume_constant_result
+def why_not_cuda(index=None):
+    """None, or why they cannot run on the GPU of an index; None: the current one."""
+    return _why_not_cuda(index)
+
+
+@functools.cache
+def _why_not_cuda(index):
+    return cuda.why_not("torch", lambda: [torch.cuda.get_device_capability(index)])
 
 
 def call(inputs, offset_mask, geometry, softmax):
