@@ -7,6 +7,8 @@
 # make bench-export         InternImage-T exported to every format, verified and timed
 # make gpu                  what of DCNv3 works on this machine's GPU, and how fast: ten minutes
 # make bench-devices        DCNv3's implementations on JAX' device: for a GPU, with JAX for it installed
+# make wheels               into dist/: the source distribution, the wheel for any platform, and one
+#                           with the kernels of processors for this one
 # make lint                 style, format and types: ruff and mypy
 # make clean
 #
@@ -40,7 +42,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for p in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
 	if "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$p"; break; fi; done
 
-.PHONY: help demo test test-full sanitize lint bench bench-export bench-devices gpu clean
+.PHONY: help demo test test-full sanitize lint bench bench-export bench-devices gpu wheels clean
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -107,7 +109,7 @@ endef
 test: $(INSTALLED_FOR_TESTS)
 	$(call run_tests,)
 
-test-full: $(INSTALLED_FOR_TESTS)
+test-full: $(INSTALLED_FOR_TESTS) $(VENV)/.stamp-wheels
 	$(call run_tests,-m "slow or not slow")
 
 # The compiler with the sanitizers is another compiler: its libraries do not mix with the others.
@@ -150,6 +152,9 @@ bench-devices:
 gpu:
 	@python="$$($(FIND_PYTHON))"; \
 	  PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$$python" -m benchmarks.gpu $(OPTIONS)
+
+wheels: $(VENV)/.stamp-wheels
+	@$(PY) wheels/build.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -63,18 +63,21 @@ def _build(arguments):
         raise toolchain.KernelsUnavailable(
             f"One of {', '.join(build.BACKENDS)} must be installed. Received: none of them"
         )
-    paths = build.build(backends, arguments.cuda, arguments.output, force=True)
-    for backend, path in zip(backends, paths, strict=True):
+    built = build.build(backends, arguments.cuda, arguments.output, force=True)
+    for backend, path in zip(backends, built, strict=True):
         if arguments.cuda:
             check.check(backend, path, ("cpu", "cuda"))
         print(path)
+        used = None if arguments.output else build.find(backend, arguments.cuda)
+        if used not in (None, path):
+            print(f"The library {build.origin(used)} comes before it: {used}", file=sys.stderr)
 
 
 def _status(arguments):
     for backend in build.BACKENDS:
         path, reason = build.state(backend)
         if path is not None:
-            line = f"built, {path}"
+            line = f"{build.origin(path)}, {path}"
         elif reason is None:
             compiler = toolchain.find_compiler().name
             line = f"not built yet; the first use builds it with {compiler}"

@@ -1,5 +1,8 @@
 """Finds the native libraries of DCNv3, and builds them where there are none.
 
+They come, in this order, from the folder that $KERAS_INTERNIMAGE_KERNEL_PATH names, from the
+installed wheel, from the cache, or from a build.
+
 One library computes (`libdcnv3_core`, with CUDA also `libdcnv3_cuda`), and one for each framework
 binds it. They lie in one folder and find each other there. What is built with CUDA has a folder
 of its own.
@@ -16,7 +19,7 @@ import sys
 import tempfile
 import time
 
-from . import cache, libraries, toolchain
+from . import cache, libraries, packaged, toolchain
 from .libraries import BACKENDS
 from .toolchain import COMMAND, KernelsUnavailable
 
@@ -30,7 +33,8 @@ def _log(line):
 def find(backend, cuda=False):
     """The library of a backend that was built already, or None.
 
-    It is looked for in $KERAS_INTERNIMAGE_KERNEL_PATH where that is set, else in the cache.
+    It is looked for in $KERAS_INTERNIMAGE_KERNEL_PATH where that is set, else in the installed
+    wheel and then in the cache.
     """
     _check(backend)
     try:
@@ -39,7 +43,7 @@ def find(backend, cuda=False):
         return None
 
 
-def find_or_build(backend, cuda=None, without_cuda=None):
+def find_or_build(backend, cuda=None, without_cuda=None, wheel=True):
     """The path of a backend's library, which is built where there is none.
 
     Args:
@@ -48,6 +52,7 @@ def find_or_build(backend, cuda=None, without_cuda=None):
             does and there is nvcc, or such a library was built before.
         without_cuda: called with the error where `cuda` is None, that cannot be had, and the
             library is one for processors alone.
+        wheel: whether that of the installed wheel will do.
 
     Raises:
         KernelsUnavailable: there is none and it cannot be built, or could not in an earlier
@@ -59,11 +64,20 @@ def find_or_build(backend, cuda=None, without_cuda=None):
             return _have(backend, True)
         except KernelsUnavailable as error:
             refused = error
-        found = _have(backend, False)
+        found = _have(backend, False, wheel)
         if without_cuda is not None:
             without_cuda(refused)
         return found
-    return _have(backend, bool(cuda))
+    return _have(backend, bool(cuda), wheel)
+
+
+def origin(path):
+    """Where a library came from, in words; `path` as `find` returns it."""
+    if path.parent == packaged.FOLDER:
+        return "from the installed wheel"
+    if os.environ.get(SHIPPED):
+        return f"from the folder of {SHIPPED}"
+    return "compiled on this machine"
 
 
 def core_library():
@@ -106,6 +120,11 @@ def build(backends, cuda=False, output=None, force=False, log=_log):
                 _copy(plan.folder / library.name, folder)
     _raise_all(errors)
     return [folder / libraries.binding_name(backend, cuda) for backend in backends]
+
+
+def complete(folder, planned, compiler, log=_log):
+    """Build those of the `libraries.Library`s planned for a folder of the cache that it lacks."""
+    _raise_all(_make(_Plan(folder, tuple(planned), (compiler,), ()), log=log))
 
 
 def state(backend, cuda=None):
@@ -156,7 +175,7 @@ def _resolve(backend, cuda):
     return not os.environ.get(SHIPPED) and bool(toolchain.nvcc_paths())
 
 
-def _look_up(backend, cuda):
+def _look_up(backend, cuda, wheel=True):
     """As `find`, but raises where it will not do to build; the core where `backend` is None."""
     name = libraries.binding_name(backend, cuda) if backend else libraries.CORE
     names = {name, *libraries.needed_names(cuda)}
@@ -167,6 +186,10 @@ def _look_up(backend, cuda):
         if missing:
             raise KernelsUnavailable(_not_shipped(folder, missing))
         return folder / name
+    if wheel and not cuda:
+        found = packaged.find(backend)
+        if found is not None:
+            return found
     for folder in _built_folders(cuda):
         if all(os.path.isfile(folder / file) for file in names):
             return folder / name
@@ -174,7 +197,7 @@ def _look_up(backend, cuda):
 
 
 def _not_shipped(folder, missing):
-    present = sorted(path.name for path in folder.glob(f"*dcnv3_*{libraries.SUFFIX}"))
+    present = libraries.found_in(folder)
     return (
         f"{SHIPPED} must name a folder with the native libraries for the installed frameworks. "
         f"Received: {SHIPPED}={folder}, without {', '.join(missing)}; "
@@ -226,7 +249,12 @@ class _Plan:
 
 
 def _plan(backends, cuda):
-    tools = _tools(cuda)
+    try:
+        tools = _tools(cuda)
+    except KernelsUnavailable as error:
+        # Where a wheel was to make a compiler needless, it says why it does not.
+        notes = "" if cuda else "".join(map(packaged.explain, backends))
+        raise KernelsUnavailable(f"{error}{notes}") from error
     folder = cache.folder(libraries.sources_key(cuda), _tools_key(tools))
     planned, errors = [libraries.core(tools[0])], []
     if cuda:
@@ -239,9 +267,9 @@ def _plan(backends, cuda):
     return _Plan(folder, tuple(planned), tools, tuple(errors))
 
 
-def _have(backend, cuda):
+def _have(backend, cuda, wheel=True):
     """The path of a library, built unless it is there or an earlier attempt failed."""
-    found = _look_up(backend, cuda)
+    found = _look_up(backend, cuda, wheel)
     if found is None:
         plan = _plan([backend] if backend else [], cuda)
         _raise_remembered(plan)
@@ -276,7 +304,8 @@ def _make(plan, force=False, remembering=False, log=_log):
         missing = plan.libraries if force else plan.missing()
         if not missing:
             return plan.errors
-        backends = " and ".join(library.backend for library in missing if library.backend)
+        named = dict.fromkeys(library.backend for library in missing if library.backend)
+        backends = " and ".join(named)
         log(
             f"keras_internimage: building the DCNv3 kernels{' for ' if backends else ''}{backends} "
             f"with {' and '.join(tool.name for tool in plan.tools)} (once per installation) ..."

@@ -39,6 +39,9 @@ _CUDA_FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 _CUDA_ARCHITECTURES = (75, 80, 90, 100)
 # Of LibTorch's stable ABI: a library made for it also loads in later versions.
 _TORCH_ABI = (2, 10)
+# Of XLA's foreign function interface: that of the headers a wheel's binding is compiled with. Newer
+# versions of XLA load it as well.
+_XLA_FFI = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,16 @@ def digest(parts, length):
 
 def sources_key(cuda):
     """A hash of all that the libraries are made of, and of the machine they are made for."""
-    parts = [cuda, platform.machine(), sys.platform, *platform.libc_ver()]
+    return _key(cuda, *platform.libc_ver())
+
+
+def packaged_key():
+    """That of the libraries in a wheel, for processors: they serve more than one C library."""
+    return _key("wheel")
+
+
+def _key(*purpose):
+    parts = [*purpose, platform.machine(), sys.platform]
     kinds = {".h", ".cc", ".cpp", ".cu", ".cuh", ".inl"}
     for path in sorted(path for path in SOURCES.rglob("*") if path.suffix in kinds):
         parts += [path.relative_to(SOURCES), path.read_bytes()]
@@ -96,14 +108,37 @@ def binding_name(backend, cuda):
     """
     version = toolchain.framework(backend).version
     if backend == "torch":
-        numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
-        if numbers < _TORCH_ABI:
-            raise KernelsUnavailable(
-                "torch must be 2.10 or newer for DCNv3's native kernels, which use its stable C++ "
-                f"interface. Received: torch {version}"
-            )
-        version = "abi{}.{}".format(*_TORCH_ABI)
+        version = _torch_abi(version)
     return f"dcnv3_{backend}-{version}{'-cuda' if cuda else ''}{SUFFIX}"
+
+
+def _torch_abi(version):
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _TORCH_ABI:
+        raise KernelsUnavailable(
+            "torch must be 2.10 or newer for DCNv3's native kernels, which use its stable C++ "
+            f"interface. Received: torch {version}"
+        )
+    return "abi{}.{}".format(*_TORCH_ABI)
+
+
+def packaged_name(framework):
+    """The file name of a binding in a wheel, where it serves all versions that it can.
+
+    Raises:
+        KernelsUnavailable: the framework is too old.
+    """
+    if framework.backend == "torch":
+        return f"dcnv3_torch-{_torch_abi(framework.version)}{SUFFIX}"
+    if framework.backend == "jax":
+        return "dcnv3_jax-ffi{}.{}{}".format(*_XLA_FFI, SUFFIX)
+    # TensorFlow's C++ interface is another one in each minor version, and in those between them.
+    release = re.fullmatch(r"(\d+\.\d+)\.\d+(\+.*)?", framework.version)
+    return f"dcnv3_tensorflow-{release[1] if release else framework.version}{SUFFIX}"
+
+
+def found_in(folder):
+    """The names of the native libraries in a folder."""
+    return sorted(path.name for path in folder.glob(f"*dcnv3_*{SUFFIX}"))
 
 
 def _link(compiler, name):
@@ -147,8 +182,13 @@ def cuda_core(compiler, nvcc):
 
 def binding(backend, folder, compiler, nvcc=None):
     """The library that registers the kernels, which lie in `folder`, with a framework."""
-    framework = toolchain.framework(backend)
     name = binding_name(backend, nvcc is not None)
+    return binding_of(toolchain.framework(backend), name, folder, compiler, nvcc)
+
+
+def binding_of(framework, name, folder, compiler, nvcc=None):
+    """As `binding`, of a framework that need not be the installed one, under a given name."""
+    backend = framework.backend
     flags, libraries = _FRAMEWORKS[backend](framework)
     libraries += ["-L", folder, "-ldcnv3_core"]
     if nvcc is not None:
@@ -167,7 +207,7 @@ def binding(backend, folder, compiler, nvcc=None):
     command = (*compiler.command, *_BINDING_FLAGS, *flags, f"-I{SOURCES / 'core'}", "-c", source)
     return Library(
         name,
-        ((command, f"{backend}.o"),),
+        ((command, f"{name}.o"),),
         _link(compiler, name),
         tuple(libraries),
         backend,

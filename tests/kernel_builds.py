@@ -5,6 +5,7 @@ without site-packages, so that the frameworks of the copy are the only ones.
 """
 
 import importlib.util
+import json
 import os
 import pathlib
 import shutil
@@ -126,6 +127,7 @@ class Copy:
         self.sources = self.folder / "src" / "custom_ops"
         self.site = self.folder / "site"
         self.cache = self.folder / "cache"
+        self.binaries = self.sources / "binaries"  # there is none but in a wheel
         self.nothing = self.folder / "nothing"  # a PATH without any program
         self.calls_file = self.folder / "calls"
         self.version_file = self.folder / "version"
@@ -179,6 +181,22 @@ class Copy:
             metadata.write_text(f"Name: {PACKAGES[backend]}\nVersion: {version}\n")
             version = None
         return self
+
+    def pack(self):
+        """Put libraries for what is installed where a wheel has them, and empty the cache."""
+        output = self.folder / "packed"
+        status, _, err = self.command("build", "--output", output)
+        assert status == 0, err
+        self.command("clean")
+        self.binaries.mkdir()
+        shutil.copy(output / "libdcnv3_core.so", self.binaries)
+        for backend in PACKAGES:
+            for path in output.glob(f"dcnv3_{backend}-*"):
+                expression = f"build.libraries.packaged_name(toolchain.framework({backend!r}))"
+                shutil.copy(path, self.binaries / self.evaluate(expression))
+        key = self.evaluate("build.libraries.packaged_key()")
+        (self.binaries / "manifest.json").write_text(json.dumps({"key": key}))
+        self.calls_file.unlink()
 
     def importable(self, *backends, devices=("cpu", "cuda")):
         """Installed frameworks can be imported, and libraries register kernels for `devices`."""

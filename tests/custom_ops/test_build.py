@@ -306,7 +306,7 @@ def test_status_and_clean(copy):
     lines = out.splitlines()
     assert status == 0 and not err and copy.calls() == calls
     assert lines[0].startswith("tensorflow  unavailable: tensorflow must be installed")
-    assert lines[1] == f"jax         built, {path}"
+    assert lines[1] == f"jax         compiled on this machine, {path}"
     assert lines[2].startswith("torch       not built yet") and lines[2].endswith("g++ 12.2")
     assert lines[3] == f"cache       {copy.cache}"
     assert copy.command("clean")[:2] == (0, f"{copy.cache}: 1 build removed\n")

@@ -152,7 +152,7 @@ def test_a_failed_nvcc_leaves_the_processors_kernels(copy):
     assert copy.evaluate("build.state('jax', False)[1]", **environment) == "None"
     status, out, err = copy.command("status", **environment)
     lines = out.splitlines()
-    assert status == 0 and lines[1] == f"jax         built, {path}"
+    assert status == 0 and lines[1] == f"jax         compiled on this machine, {path}"
     assert lines[2].startswith("            for NVIDIA GPUs: A command that builds")
     assert "no such luck" in out
 

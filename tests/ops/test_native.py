@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 import sys
 import textwrap
 import warnings
@@ -293,6 +294,74 @@ def test_what_cannot_be_loaded_is_a_reason_not_a_crash(monkeypatch, tmp_path):
         warnings.simplefilter("ignore", RuntimeWarning)
         reason = native._load.__wrapped__()
     assert "could not be loaded" in reason and "broken.so" in reason
+
+
+# A handler that says it is of version 0.99 of XLA's interface: XLA asks with a call frame,
+# whose extension (at 8) points (at 24) to metadata with the version (at 24 and 28).
+UNKNOWN_VERSION = """
+    import ctypes
+    import jax
+    from keras_internimage.ops.native import jax as binding
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+    def handler(frame):
+        extension = ctypes.c_void_p.from_address(frame + 8).value
+        metadata = ctypes.c_void_p.from_address(extension + 24).value
+        ctypes.c_int.from_address(metadata + 24).value = 0
+        ctypes.c_int.from_address(metadata + 28).value = 99
+
+    class Library:
+        keras_internimage_dcnv3_cpu = keras_internimage_dcnv3_backward_cpu = handler
+
+    binding.ctypes.CDLL = lambda path: Library
+    try:
+        binding.load("anything")
+    except RuntimeError as error:
+        print(error)
+    print(jax.numpy.ones(3).sum())
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX' interface")
+def test_a_handler_that_xla_refuses_does_not_stop_jax():
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(UNKNOWN_VERSION)],
+        env={**os.environ, "KERAS_BACKEND": "jax", native.VARIABLE: "off"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    told, total = result.stdout.splitlines()
+    assert "(0.99)" in told and total == "3.0"
+
+
+def test_a_wheel_that_the_framework_refuses_gives_way_to_a_build(monkeypatch, tmp_path):
+    from keras_internimage.custom_ops import build
+
+    loaded = []
+
+    class Binding:
+        def load(self, path):
+            if path.name in refused:
+                raise OSError(f"{path.name}: unknown version")
+            loaded.append(path)
+
+    def find_or_build(backend, wheel, **_):
+        return build.packaged.FOLDER / "packed.so" if wheel else tmp_path / "built.so"
+
+    monkeypatch.setattr(native, "_binding", Binding())
+    monkeypatch.setattr(native, "_origin", "")
+    monkeypatch.setattr(build, "find_or_build", find_or_build)
+    monkeypatch.delenv(build.SHIPPED, raising=False)
+    refused = {"packed.so"}
+    assert native._load.__wrapped__() is None and loaded == [tmp_path / "built.so"]
+    assert native.Native().description == "C++ and CUDA kernels, compiled on this machine"
+    refused.add("built.so")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        reason = native._load.__wrapped__()
+    assert "library from the installed wheel could not be loaded: packed.so" in reason
+    assert "library compiled on this machine could not be loaded: built.so" in reason
 
 
 def test_the_function_is_documented_with_the_joined_form():

@@ -36,8 +36,11 @@ class Native:
     """The implementation in C++ and CUDA."""
 
     name = "native"
-    description = "C++ and CUDA kernels, compiled on this machine"
     backends = ("tensorflow", "jax", "torch")
+
+    @property
+    def description(self):
+        return f"C++ and CUDA kernels, {_origin or 'not loaded'}"
 
     def why_not(self, request=None):
         return _why_not_loaded() or _binding.why_not(request)
@@ -79,15 +82,8 @@ def _why_not_loaded():
 @functools.cache
 def _load():
     """Loads the library, builds it if need be, and returns why not where that fails."""
-    from keras_internimage.custom_ops import build
-
-    try:
-        _binding.load(build.find_or_build(_BACKEND, without_cuda=_tell_without_cuda))
-    except build.KernelsUnavailable as error:
-        reason = str(error)
-    except (OSError, RuntimeError) as error:  # what the frameworks raise for a library unfit
-        reason = f"The built library could not be loaded: {error}"
-    else:
+    reason = _try_to_load(wheel=True)
+    if reason is None:
         return None
     if mode() != "require":
         warnings.warn(
@@ -99,6 +95,27 @@ def _load():
             stacklevel=2,
         )
     return reason
+
+
+def _try_to_load(wheel):
+    """As `_load`; a wheel's library that a later framework refuses gives way to a build."""
+    global _origin
+    from keras_internimage.custom_ops import build
+
+    try:
+        path = build.find_or_build(_BACKEND, without_cuda=_tell_without_cuda, wheel=wheel)
+    except build.KernelsUnavailable as error:
+        return str(error)
+    try:
+        _binding.load(path)
+    except (OSError, RuntimeError) as error:  # what the frameworks raise for a library unfit
+        reason = f"The library {build.origin(path)} could not be loaded: {error}"
+        if path.parent == build.packaged.FOLDER:
+            instead = _try_to_load(wheel=False)
+            return instead and f"{reason} {instead}"
+        return reason
+    _origin = build.origin(path)
+    return None
 
 
 def _tell_without_cuda(error):
@@ -145,6 +162,7 @@ def _warn_of_gpus(text):
         )
 
 
+_origin = ""
 _told_of_gpus: list[str] = []
 _BACKEND = keras.backend.backend()
 if _BACKEND in Native.backends:

@@ -18,7 +18,15 @@ _platforms: set[str] = set()
 
 
 def load(path):
-    """Loads the binding's library and registers its handlers."""
+    """Loads the binding's library and registers its handlers.
+
+    Raises:
+        OSError: it cannot be loaded.
+        RuntimeError: XLA does not support the version of its interface that the library has.
+    """
+    # Handlers that are registered before the backends start are looked at when they do: one that is
+    # refused would then stop JAX altogether.
+    jax.default_backend()
     library = ctypes.CDLL(str(path))
     for platform in ("cpu", "cuda"):
         for name in (_NAME, f"{_NAME}_backward"):
