@@ -1,7 +1,7 @@
 /* Just enough of CUDA for g++ to compile the kernels and run them on a processor, one block after
  * the other. Each thread of a block is a fibre that runs until it has to wait for others, in an
  * order that the test chooses. Two threads that touch a word of shared memory with no `__syncwarp`
- * between them fail the launch, whatever the order; one of a kind that not all threads reach ends
+ * between them fail the launch, whatever the order; a barrier that not all threads reach ends
  * the program. The test puts this file in the place of CUDA's own headers. */
 #pragma once
 #include <math.h>
@@ -114,7 +114,7 @@ alignas(16) float4 shared_memory[48 * 1024 / sizeof(float4)];
 
 namespace emulation {
 
-enum State { kRunning, kAtBarrier, kAtShuffle, kAtVote, kDone };
+enum State { kRunning, kAtBarrier, kAtShuffle, kAtVote, kAtBlock, kDone };
 
 struct Fibre {
   ucontext_t context;
@@ -221,19 +221,24 @@ inline int exchange(unsigned value, State state) {
   return turn;
 }
 
+inline void all_alike(unsigned begin, unsigned end) {
+  for (unsigned i = begin; i < end; ++i)
+    if (fibres[i].state != fibres[begin].state) {
+      fprintf(stderr, "a barrier is not reached by all threads\n");
+      abort();
+    }
+}
+
+/* To its end, or to the next barrier of the whole block. */
 inline void run_warp(unsigned begin, unsigned end) {
-  while (fibres[begin].state != kDone) {
-    for (unsigned i = begin; i < end; ++i)
-      if (fibres[i].state != fibres[begin].state) {
-        fprintf(stderr, "a barrier is not reached by all threads\n");
-        abort();
-      }
+  do {
     for (unsigned i = 0; i < end - begin; ++i) {
       current = begin + ordered(i, end - begin);
       swapcontext(&scheduler, &fibres[current].context);
       if (!race.empty()) return;
     }
-  }
+    all_alike(begin, end);
+  } while (fibres[begin].state != kDone && fibres[begin].state != kAtBlock);
 }
 
 inline void run_block(unsigned threads) {
@@ -251,12 +256,17 @@ inline void run_block(unsigned threads) {
     fibre.atomics.clear();
   }
   words.assign(sizeof dcnv3::shared_memory / 4, {});
-  for (unsigned i = 0; i < threads / 32; ++i) {
-    const unsigned warp = ordered(i, threads / 32) * 32;
-    run_warp(warp, warp + 32);
-    if (!race.empty()) break;
-    count_sectors(warp, warp + 32);
-  }
+  const unsigned warps = (threads + 31) / 32;
+  do {
+    for (Word& word : words) word.readers = word.writers = 0;
+    for (unsigned i = 0; i < warps && race.empty(); ++i) {
+      const unsigned warp = ordered(i, warps) * 32;
+      run_warp(warp, std::min(warp + 32, threads));
+    }
+    if (race.empty()) all_alike(0, threads);
+  } while (race.empty() && fibres[0].state != kDone);
+  for (unsigned warp = 0; warp < threads && race.empty(); warp += 32)
+    count_sectors(warp, std::min(warp + 32, threads));
   words.clear();
 }
 
@@ -292,7 +302,9 @@ struct emulated_thread_index {
 };
 inline emulated_thread_index threadIdx;
 
-/* Only this one orders accesses to memory: shuffles and votes do not, for all that they wait. */
+inline void __syncthreads() { emulation::exchange(0, emulation::kAtBlock); }
+/* Of a warp's, only this one orders accesses to memory: shuffles and votes do not, for all that
+ * they wait. */
 inline void __syncwarp() {
   emulation::exchange(0, emulation::kAtBarrier);
   ++emulation::fibres[emulation::current].barriers;
