@@ -47,6 +47,8 @@ def without_compiler(folder, backend, **variables):
     path.mkdir()
     (path / "python").symlink_to(sys.executable)
     kept = ("HOME", "TMPDIR", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "TF_CPP_MIN_LOG_LEVEL")
+    # What JAX compiles is kept from one run to the next, as in the other tests.
+    kept += tuple(name for name in os.environ if name.startswith("JAX_"))
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PATH": str(path),
