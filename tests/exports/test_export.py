@@ -57,7 +57,9 @@ FORMATS = {
 
 @pytest.mark.parametrize("name", FORMATS[BACKEND])
 def test_every_format_computes_what_the_model_does(tmp_path, name):
-    model = classifier()
+    # What another backend writes was tested there, with all parts; here it is handed over.
+    own = formats.of(tmp_path / name).backend == BACKEND
+    model = classifier() if own else one_block()
     assert export(model, tmp_path / name) == tmp_path / name
     for batch in (1, 5):
         x = images(batch, 64, 64, 3)
