@@ -90,7 +90,7 @@ y = rng.integers(5, size=8)
 
 def train():
     keras.utils.set_random_seed(0)
-    model = one_block((32, 32), classes=5)
+    model = one_block((32, 32), channels=64, classes=5)
     model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
     losses = model.fit(x, y, batch_size=8, epochs=5, shuffle=False, verbose=0).history["loss"]
     return model, np.concatenate([losses, model.predict(x, verbose=0).ravel()])
@@ -124,6 +124,9 @@ values = [variable.value for variable in model.weights]
 large = [value for value in values if value.ndim == 2]
 assert len(large) == 5 + 1
 assert all(2 * value.addressable_shards[0].data.size == value.size for value in large)
+(block,) = [layer for layer in model.layers if "block" in layer.name]
+here = sum(weight.value.addressable_shards[0].data.size for weight in block.weights)
+assert here < 0.55 * block.count_params(), (here, block.count_params())
 """
 
 
