@@ -97,13 +97,6 @@ typename Element<S>::Acc exact_sum(const Samples<S, P>& samples, const dcnv3_cal
   return total;
 }
 
-template <class S, class V>
-static inline void narrow_vector(S* to, const V& from) {
-  for (unsigned i = 0; i < sizeof(V) / sizeof(from[0]); ++i) to[i] = Element<S>::narrow(from[i]);
-}
-static inline void narrow_vector(float* to, const Lanes<float>::V& from) { store(to, from); }
-static inline void narrow_vector(double* to, const Lanes<double>::V& from) { store(to, from); }
-
 template <class S, int D, int P>
 bool forward(const dcnv3_call& call, const void* inputs, const void* offset_mask, void* output,
              int64_t begin, int64_t end) {
@@ -141,7 +134,7 @@ bool forward(const dcnv3_call& call, const void* inputs, const void* offset_mask
         for (int k = 0; k < vectors; ++k) {
           total[k] *= scale;
           doubt += total[k] * A(0);
-          narrow_vector(out + q * depth + d + k * count, total[k]);
+          Element<S>::store_vector(out + q * depth + d + k * count, total[k]);
         }
       }
       if (D == 0 && d < depth) {

@@ -75,6 +75,28 @@ static inline To bits(const From& from) {
   return to;
 }
 
+/* Vectors of 16-bit integers to 32 bits and back (the upper halves are lost). Of the general form
+ * g++ 12 makes single elements. */
+template <class T>
+static inline Lanes<float>::U widen_integers(const T* from) {
+#if defined(__AVX512F__)
+  return (Lanes<float>::U)_mm512_cvtepu16_epi32(load<__m256i>(from));
+#elif defined(__AVX2__)
+  return (Lanes<float>::U)_mm256_cvtepu16_epi32(load<__m128i>(from));
+#else
+  return __builtin_convertvector(load<Lanes<float>::Half>(from), Lanes<float>::U);
+#endif
+}
+
+template <class T>
+static inline void narrow_integers(T* to, const Lanes<float>::U& v) {
+#if defined(__AVX512F__)
+  store(to, _mm512_cvtepi32_epi16((__m512i)v));
+#else
+  store(to, __builtin_convertvector(v, Lanes<float>::Half));
+#endif
+}
+
 template <class S> struct Element;
 
 template <class A>
@@ -84,6 +106,7 @@ struct Same {
   static inline A widen(A x) { return x; }
   static inline A narrow(A x) { return x; }
   static inline V load_vector(const A* from) { return load<V>(from); }
+  static inline void store_vector(A* to, const V& v) { store(to, v); }
 };
 template <> struct Element<float> : Same<float> {};
 template <> struct Element<double> : Same<double> {};
@@ -99,8 +122,12 @@ struct Element<BFloat16> {
     return {uint16_t(x == x ? rounded : (u >> 16) | 0x40u)};
   }
   static inline L::V load_vector(const BFloat16* from) {
-    const L::U u = __builtin_convertvector(load<L::Half>(from), L::U);
-    return bits<L::V>(L::U(u << 16));
+    return bits<L::V>(L::U(widen_integers(from) << 16));
+  }
+  static inline void store_vector(BFloat16* to, const L::V& v) {
+    const L::U u = bits<L::U>(v), nan = (u >> 16) | 0x40u;
+    const L::U rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    narrow_integers(to, v == v ? rounded : nan);
   }
 };
 
@@ -143,7 +170,16 @@ struct Element<Float16> {
 #elif defined(__F16C__)
     return (L::V)_mm256_cvtph_ps(load<__m128i>(from));
 #else
-    return widen_bits<L::V, L::U>(__builtin_convertvector(load<L::Half>(from), L::U));
+    return widen_bits<L::V, L::U>(widen_integers(from));
+#endif
+  }
+  static inline void store_vector(Float16* to, const L::V& v) {
+#if defined(__AVX512F__)
+    store(to, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+    store(to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    for (int i = 0; i < L::count; ++i) to[i] = narrow(v[i]);
 #endif
   }
 };

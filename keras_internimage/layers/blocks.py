@@ -73,7 +73,7 @@ class InternImageStem(_StridedConvolution):
 
     def call(self, inputs):
         x = self._run(self.norm1, self._run(self.conv1, pad_image(inputs, 1, 1)))
-        x = keras.activations.gelu(x)
+        x = sublayers.gelu(x)
         return self._run(self.norm2, self._run(self.conv2, pad_image(x, 1, 1)))
 
     def compute_output_shape(self, input_shape):
@@ -254,8 +254,13 @@ class InternImageBlock(CompositeLayer):
             branch = self._run(self.norm1 if self.post_norm else self.res_post_norm1, branch)
         x = _residual(x, branch, self.gamma1, scales[0])
         before = () if self.post_norm else (self.norm2,)
-        hidden = self._chain(x, *before, self.mlp_fc1, training=training)
-        branch = self._chain(hidden, keras.activations.gelu, self.mlp_fc2, training=training)
+        to_hidden = (*before, self.mlp_fc1)
+        from_hidden = (keras.activations.gelu, self.mlp_fc2)
+        if training:  # the hidden features are kept for the gradient, what lies around them is not
+            hidden = self._chain(x, *to_hidden, training=training)
+            branch = self._chain(hidden, *from_hidden, training=training)
+        else:
+            branch = sublayers.through(self, (*to_hidden, *from_hidden), x)
         if self.post_norm or self.res_post_norm:
             branch = self._run(self.norm2 if self.post_norm else self.res_post_norm2, branch)
         return _residual(x, branch, self.gamma2, scales[1])

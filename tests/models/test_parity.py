@@ -108,8 +108,11 @@ def test_gradients_of_training_are_the_same(make):
 def test_training_recomputes_activations(monkeypatch):
     """Otherwise it keeps twice as much."""
     calls = []
-    gelu = keras.activations.gelu
-    monkeypatch.setattr(keras.activations, "gelu", lambda x: calls.append(x) or gelu(x))
+    owner, name = keras.activations, "gelu"
+    if keras.config.backend() == "tensorflow":  # where GELU is made of the error function
+        owner, name = pytest.importorskip("tensorflow").math, "erf"
+    function = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda x: calls.append(x) or function(x))
     x = np.ones((1, 4, 4, 8), "float32")
     model = keras.Sequential([keras.Input(x.shape[1:]), InternImageBlock(groups=2)])
     counts = []
@@ -134,7 +137,7 @@ def test_training_recomputes_activations_in_jax():
         def loss(values):
             return block.stateless_call(values, [], x, training=training)[0].sum()
 
-        return str(jax.make_jaxpr(jax.grad(loss))(values)).count(" erfc ")
+        return str(jax.make_jaxpr(jax.grad(loss))(values)).count(" erf ")
 
     assert count(False) == 2
     assert count(True) == 4

@@ -20,14 +20,18 @@ _rematerializing = contextvars.ContextVar("rematerializing", default=None)
 
 def run(owner: keras.layers.Layer, layer: keras.layers.Layer, inputs, **kwargs):
     """`layer(inputs)` for a sub-layer of `owner` that has been built, called within its call."""
-    if (
-        layer.quantization_mode is not None
-        or layer.compute_dtype != owner.compute_dtype
-        or _rematerializing.get() == BY_LAYER_CALL
-    ):
+    if _runs_by_layer_call(owner, layer):
         return layer(inputs, **kwargs)
     outputs = fast_path(type(layer), layer, inputs)
     return layer.call(inputs, **kwargs) if outputs is None else outputs
+
+
+def _runs_by_layer_call(owner, layer):
+    return (
+        layer.quantization_mode is not None
+        or layer.compute_dtype != owner.compute_dtype
+        or _rematerializing.get() == BY_LAYER_CALL
+    )
 
 
 def fast_path(kind: type, layer: keras.layers.Layer, inputs):
@@ -54,10 +58,33 @@ def chain(owner: keras.layers.Layer, layers: tuple, inputs, training: bool | Non
 
 def through(owner: keras.layers.Layer, layers: tuple, inputs):
     """`run` one after the other; functions may stand for layers."""
-    for layer in layers:
-        is_layer = isinstance(layer, keras.layers.Layer)
-        inputs = run(owner, layer, inputs) if is_layer else layer(inputs)
+    left = list(layers)
+    while left:
+        layer = left.pop(0)
+        if not isinstance(layer, keras.layers.Layer):
+            inputs = (gelu if layer is keras.activations.gelu else layer)(inputs)
+            continue
+        fused = None
+        if left[:1] == [keras.activations.gelu] and isinstance(layer, keras.layers.Dense):
+            fused = _dense_and_gelu(owner, layer, inputs)
+        if fused is None:
+            inputs = run(owner, layer, inputs)
+        else:
+            inputs = fused
+            left.pop(0)
     return inputs
+
+
+def gelu(inputs):
+    """`keras.activations.gelu(inputs)`, as fast as the backend can."""
+    return getattr(_backend, "gelu", keras.activations.gelu)(inputs)
+
+
+def _dense_and_gelu(owner, layer, inputs):
+    fast = getattr(_backend, "dense_and_gelu", None)
+    if fast is None or _runs_by_layer_call(owner, layer):
+        return None
+    return fast(layer, inputs)
 
 
 def rematerialize(owner: keras.layers.Layer, function: Callable, inputs):

@@ -4,13 +4,17 @@
   is what PyTorch itself calls channels last, and needs no copy.
 - PyTorch computes float32 matmuls by MKL, which does not use all of the vector width of
   processors that are not Intel's. oneDNN, which PyTorch brings as well, does: on a server with
-  AMD's EPYC it took 0.45 of the time, forward and backward.
+  AMD's EPYC it took 0.45 of the time, forward and backward. In bfloat16, where the processor has
+  instructions for it, it adds the bias within the matmul, and GELU after it.
+- Keras computes a layer norm of half-precision inputs on a float32 copy. PyTorch's own widens in
+  registers, and rounds once as well.
 
 Measured by `benchmarks/model.py`. Whatever traces the model sees Keras' own operations.
 """
 
 import contextlib
 import contextvars
+import functools
 import math
 import platform
 
@@ -25,6 +29,16 @@ _X86 = platform.machine().lower() in ("x86_64", "amd64")
 _linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 
 
+@functools.cache
+def _types_of_linear():
+    """The data types that oneDNN's matmul has instructions for on this processor."""
+    types = [torch.float32]
+    bfloat16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if bfloat16 is not None and bfloat16():
+        types.append(torch.bfloat16)
+    return types
+
+
 def _eager(tensor):
     return not (
         torch.compiler.is_compiling()
@@ -35,24 +49,42 @@ def _eager(tensor):
 
 
 def _dense(layer, inputs):
-    kernel, bias = layer.kernel, layer.bias
-    kernel, bias = (getattr(v, "value", v) for v in (kernel, bias))
-    if (
-        _linear is None
-        or layer.activation is not keras.activations.linear
-        or inputs.device.type != "cpu"
-        or inputs.dtype != torch.float32
-        or not _eager(inputs)
-        or not inputs.numel()
-        or not torch.backends.mkldnn.enabled
-        or not torch.backends.mkldnn.is_available()
-    ):
+    kernel, bias = _weights(layer)
+    if not _by_onednn(layer, inputs, kernel):
         return None
-    if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (inputs, kernel, bias)
-    ):
+    if _needs_gradient(inputs, kernel, bias):
         return _Linear.apply(inputs, kernel, bias)
     return _matmul(inputs, kernel.t(), bias)
+
+
+def dense_and_gelu(layer, inputs):
+    """GELU (exact) of a dense layer's outputs, None for "not faster here"."""
+    kernel, bias = _weights(layer)
+    if not _by_onednn(layer, inputs, kernel) or _needs_gradient(inputs, kernel, bias):
+        return None
+    return _linear(inputs, kernel.t(), bias, "gelu", [], "none")
+
+
+def _weights(layer):
+    return (getattr(v, "value", v) for v in (layer.kernel, layer.bias))
+
+
+def _by_onednn(layer, inputs, kernel):
+    return (
+        _linear is not None
+        and layer.activation is keras.activations.linear
+        and inputs.device.type == "cpu"
+        and inputs.dtype == kernel.dtype
+        and inputs.dtype in _types_of_linear()
+        and _eager(inputs)
+        and inputs.numel()
+        and torch.backends.mkldnn.enabled
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def _needs_gradient(*tensors):
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _matmul(inputs, weight, bias=None):
@@ -126,6 +158,20 @@ def rematerialized(function, inputs, matmul_last):
     )
 
 
+def _layer_norm(layer, inputs):
+    if (
+        inputs.dtype not in (torch.bfloat16, torch.float16)
+        or layer.axis not in (-1, [-1], [inputs.ndim - 1])
+        or not layer.scale
+        or not layer.center
+        or layer.rms_scaling
+        or not _eager(inputs)
+    ):
+        return None
+    gamma, beta = (getattr(v, "value", v).to(inputs.dtype) for v in (layer.gamma, layer.beta))
+    return F.layer_norm(inputs, gamma.shape, gamma, beta, layer.epsilon)
+
+
 def _convolution(layer, inputs, weight, groups):
     bias = None if layer.bias is None else getattr(layer.bias, "value", layer.bias)
     padding = 0
@@ -174,4 +220,5 @@ FAST = {
     keras.layers.Dense: _dense,
     keras.layers.Conv2D: _conv2d,
     keras.layers.DepthwiseConv2D: _depthwise,
+    keras.layers.LayerNormalization: _layer_norm,
 }
