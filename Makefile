@@ -8,7 +8,8 @@
 # make gpu                  what of DCNv3 works on this machine's GPU, and how fast: ten minutes
 # make bench-devices        DCNv3's implementations on JAX' device: for a GPU, with JAX for it installed
 # make wheels               into dist/: the source distribution, the wheel for any platform, and one
-#                           with the kernels of processors for this one
+#                           with the kernels of processors for this one; where nvcc is, one with
+#                           those of NVIDIA GPUs
 # make lint                 style, format and types: ruff and mypy
 # make clean
 #
@@ -155,6 +156,7 @@ gpu:
 
 wheels: $(VENV)/.stamp-wheels
 	@$(PY) wheels/build.py
+	@$(PY) wheels/cuda_wheel.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

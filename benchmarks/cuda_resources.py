@@ -20,9 +20,15 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 
-SOURCE = pathlib.Path(__file__).resolve().parents[1] / "custom_ops" / "core" / "cuda.cu"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from custom_ops import toolchain  # noqa: E402
+
+SOURCE = ROOT / "custom_ops" / "core" / "cuda.cu"
 TYPES = {"f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
 NAME = re.compile(rf"\d+([a-z_]+)I({'|'.join(TYPES)})((?:Li\d+E)*)E")
 USED = re.compile(
@@ -132,14 +138,18 @@ def main():
     parser.add_argument("--architectures", nargs="+", default=["80", "90"])
     parser.add_argument("--kernels", default="", help="a part of the kernels' names")
     parser.add_argument("--source", type=pathlib.Path, default=SOURCE)
-    parser.add_argument("--nvcc", default=shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")
+    parser.add_argument("--nvcc", help="default: the one that a build of the kernels takes")
     parser.add_argument("--loops", action="store_true")
     arguments = parser.parse_args()
+    try:
+        nvcc = arguments.nvcc or toolchain.find_nvcc().path
+    except toolchain.KernelsUnavailable as error:
+        parser.error(str(error))
     for architecture in arguments.architectures:
         print(f"\nsm_{architecture}")
         print("| kernel | registers | spills | shared | instructions | loops |")
         print("| --- | ---: | ---: | ---: | ---: | --- |")
-        found = rows(arguments.nvcc, arguments.source, architecture, arguments.loops)
+        found = rows(nvcc, arguments.source, architecture, arguments.loops)
         for kernel, dtype, numbers, registers, stored, loaded, shared, count, lengths in found:
             if arguments.kernels in kernel:
                 name = f"{kernel} {dtype} {' '.join(numbers)}".rstrip()

@@ -1,7 +1,7 @@
 """Finds the native libraries of DCNv3, and builds them where there are none.
 
-They come, in this order, from the folder that $KERAS_INTERNIMAGE_KERNEL_PATH names, from the
-installed wheel, from the cache, or from a build.
+They come, in this order, from the folder that $KERAS_INTERNIMAGE_KERNEL_PATH names, from an
+installed wheel, from the cache, or from a build. Those with CUDA have wheels of their own.
 
 One library computes (`libdcnv3_core`, with CUDA also `libdcnv3_cuda`), and one for each framework
 binds it. They lie in one folder and find each other there. What is built with CUDA has a folder
@@ -43,38 +43,39 @@ def find(backend, cuda=False):
         return None
 
 
-def find_or_build(backend, cuda=None, without_cuda=None, wheel=True):
+def find_or_build(backend, cuda=None, without_cuda=None, refused=()):
     """The path of a backend's library, which is built where there is none.
 
     Args:
         backend: one of `BACKENDS`.
         cuda: whether the library also computes on NVIDIA GPUs; None where the installed framework
-            does and there is nvcc, or such a library was built before.
+            does and there is nvcc, or such a library in a wheel or built before.
         without_cuda: called with the error where `cuda` is None, that cannot be had, and the
             library is one for processors alone.
-        wheel: whether that of the installed wheel will do.
+        refused: folders of installed wheels whose library will not do.
 
     Raises:
         KernelsUnavailable: there is none and it cannot be built, or could not in an earlier
             attempt.
     """
     _check(backend)
-    if cuda is None and _resolve(backend, cuda):
+    if cuda is None and _resolve(backend, cuda, refused):
         try:
-            return _have(backend, True)
+            return _have(backend, True, refused)
         except KernelsUnavailable as error:
-            refused = error
-        found = _have(backend, False, wheel)
+            reason = error
+        found = _have(backend, False, refused)
         if without_cuda is not None:
-            without_cuda(refused)
+            without_cuda(reason)
         return found
-    return _have(backend, bool(cuda), wheel)
+    return _have(backend, bool(cuda), refused)
 
 
 def origin(path):
     """Where a library came from, in words; `path` as `find` returns it."""
-    if path.parent == packaged.FOLDER:
-        return "from the installed wheel"
+    wheel = packaged.wheel_of(path)
+    if wheel is not None:
+        return f"from the installed wheel {wheel}".rstrip()
     if os.environ.get(SHIPPED):
         return f"from the folder of {SHIPPED}"
     return "compiled on this machine"
@@ -122,9 +123,9 @@ def build(backends, cuda=False, output=None, force=False, log=_log):
     return [folder / libraries.binding_name(backend, cuda) for backend in backends]
 
 
-def complete(folder, planned, compiler, log=_log):
+def complete(folder, planned, *tools, log=_log):
     """Build those of the `libraries.Library`s planned for a folder of the cache that it lacks."""
-    _raise_all(_make(_Plan(folder, tuple(planned), (compiler,), ()), log=log))
+    _raise_all(_make(_Plan(folder, tuple(planned), tools, ()), log=log))
 
 
 def state(backend, cuda=None):
@@ -165,17 +166,20 @@ def _check(backend):
         raise ValueError(f"backend must be one of {BACKENDS}. Received: backend={backend!r}")
 
 
-def _resolve(backend, cuda):
+def _resolve(backend, cuda, refused=()):
     if cuda is not None:
         return cuda
     if not toolchain.framework(backend).has_cuda():
         return False
-    if find(backend, cuda=True) is not None:
-        return True
+    try:
+        if _look_up(backend, True, refused) is not None:
+            return True
+    except KernelsUnavailable:
+        return False  # nor can it be built
     return not os.environ.get(SHIPPED) and bool(toolchain.nvcc_paths())
 
 
-def _look_up(backend, cuda, wheel=True):
+def _look_up(backend, cuda, refused=()):
     """As `find`, but raises where it will not do to build; the core where `backend` is None."""
     name = libraries.binding_name(backend, cuda) if backend else libraries.CORE
     names = {name, *libraries.needed_names(cuda)}
@@ -186,10 +190,9 @@ def _look_up(backend, cuda, wheel=True):
         if missing:
             raise KernelsUnavailable(_not_shipped(folder, missing))
         return folder / name
-    if wheel and not cuda:
-        found = packaged.find(backend)
-        if found is not None:
-            return found
+    found = packaged.find(backend, cuda, refused)
+    if found is not None:
+        return found
     for folder in _built_folders(cuda):
         if all(os.path.isfile(folder / file) for file in names):
             return folder / name
@@ -253,7 +256,7 @@ def _plan(backends, cuda):
         tools = _tools(cuda)
     except KernelsUnavailable as error:
         # Where a wheel was to make a compiler needless, it says why it does not.
-        notes = "" if cuda else "".join(map(packaged.explain, backends))
+        notes = "".join(packaged.explain(backend, cuda) for backend in backends)
         raise KernelsUnavailable(f"{error}{notes}") from error
     folder = cache.folder(libraries.sources_key(cuda), _tools_key(tools))
     planned, errors = [libraries.core(tools[0])], []
@@ -267,9 +270,9 @@ def _plan(backends, cuda):
     return _Plan(folder, tuple(planned), tools, tuple(errors))
 
 
-def _have(backend, cuda, wheel=True):
+def _have(backend, cuda, refused=()):
     """The path of a library, built unless it is there or an earlier attempt failed."""
-    found = _look_up(backend, cuda, wheel)
+    found = _look_up(backend, cuda, refused)
     if found is None:
         plan = _plan([backend] if backend else [], cuda)
         _raise_remembered(plan)

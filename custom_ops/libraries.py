@@ -82,7 +82,7 @@ def sources_key(cuda):
 
 
 def packaged_key():
-    """That of the libraries in a wheel, for processors: they serve more than one C library."""
+    """That of the libraries in a wheel, which serve more than one C library."""
     return _key("wheel")
 
 
@@ -121,19 +121,20 @@ def _torch_abi(version):
     return "abi{}.{}".format(*_TORCH_ABI)
 
 
-def packaged_name(framework):
+def packaged_name(framework, cuda=False):
     """The file name of a binding in a wheel, where it serves all versions that it can.
 
     Raises:
         KernelsUnavailable: the framework is too old.
     """
+    end = f"{'-cuda' if cuda else ''}{SUFFIX}"
     if framework.backend == "torch":
-        return f"dcnv3_torch-{_torch_abi(framework.version)}{SUFFIX}"
+        return f"dcnv3_torch-{_torch_abi(framework.version)}{end}"
     if framework.backend == "jax":
-        return "dcnv3_jax-ffi{}.{}{}".format(*_XLA_FFI, SUFFIX)
+        return "dcnv3_jax-ffi{}.{}{}".format(*_XLA_FFI, end)
     # TensorFlow's C++ interface is another one in each minor version, and in those between them.
     release = re.fullmatch(r"(\d+\.\d+)\.\d+(\+.*)?", framework.version)
-    return f"dcnv3_tensorflow-{release[1] if release else framework.version}{SUFFIX}"
+    return f"dcnv3_tensorflow-{release[1] if release else framework.version}{end}"
 
 
 def found_in(folder):

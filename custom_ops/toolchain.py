@@ -84,13 +84,13 @@ def find_compiler():
 def nvcc_paths():
     """Where NVIDIA's compiler lies: by $CUDA_HOME, $CUDA_PATH, PATH, by default, and by pip."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
-    wheels = [str(folder) for folder in _cuda_wheels()]
+    wheels = [str(folder) for folder in cuda_wheels()]
     places = [*(os.path.join(home, "bin", "nvcc") for home in homes if home), "nvcc"]
     places += [os.path.join(folder, "bin", "nvcc") for folder in (CUDA, *wheels) if folder]
     return list(dict.fromkeys(filter(None, map(shutil.which, places))))
 
 
-def _cuda_wheels():
+def cuda_wheels():
     """The folders that NVIDIA's wheels share, such as `nvidia/cu13`, the latest version first."""
     spec = importlib.util.find_spec("nvidia")
     roots = (spec.submodule_search_locations if spec else None) or ()

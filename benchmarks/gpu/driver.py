@@ -9,14 +9,14 @@ import functools
 import glob
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
+from custom_ops import toolchain
+
 _CAPABILITY = (75, 76)  # attributes of a device: major, minor
-TOOLKIT = "/usr/local/cuda"
 _NON_BLOCKING = 1  # a stream that does not wait for the default one
 
 
@@ -184,10 +184,8 @@ def compiled(source, architecture):
 
 
 def nvcc_path():
-    """Where nvcc is, or None."""
-    folders = [*_in_packages("bin"), *_in_toolkits("bin")]
-    paths = [os.path.join(folder, "nvcc") for folder in folders]
-    return next(filter(None, map(shutil.which, ["nvcc", *paths])), None)
+    """The nvcc that a build of the kernels takes first, or None."""
+    return next(iter(toolchain.nvcc_paths()), None)
 
 
 def nvrtc_paths():
@@ -205,7 +203,7 @@ def _in_packages(name):
 
 
 def _in_toolkits(*names):
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), TOOLKIT]
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), toolchain.CUDA]
     return [os.path.join(home, name) for home in homes if home for name in names]
 
 

@@ -121,7 +121,7 @@ def test_which_versions_they_serve(copy, elsewhere):
 
 def test_a_build_where_they_will_not_do(copy, elsewhere):
     """For a library that the framework refuses, and for GPUs, which the wheel has none for."""
-    path = copy.evaluate("build.find_or_build('jax', wheel=False)")
+    path = copy.evaluate("build.find_or_build('jax', refused=[build.packaged.FOLDER])")
     assert path.startswith(str(copy.cache))
     nvcc = copy.program("cuda/bin/nvcc", NVCC)
     environment = {"CUDA_HOME": nvcc.parent.parent, "PATH": f"{nvcc.parent}:{os.environ['PATH']}"}
@@ -145,3 +145,80 @@ def test_a_manifest_that_cannot_be_read(copy, elsewhere):
         assert "The manifest of the wheel's libraries must be readable" in told
     manifest.write_text(json.dumps({"key": "another"}))
     assert copy.evaluate(JAX).startswith(str(copy.cache))
+
+
+# ---- for NVIDIA GPUs: packages of their own ----
+
+CUDA_NAME = "dcnv3_jax-ffi0.1-cuda.so"
+
+
+@pytest.fixture
+def for_gpus(copy, elsewhere):
+    """JAX for GPUs, and a function that installs a package for them; `elsewhere` has a cache."""
+    (copy.site / "jax_cuda13_plugin").mkdir()
+    elsewhere["KERAS_INTERNIMAGE_CACHE"] = copy.cache
+    elsewhere["CUDA_HOME"] = elsewhere["CUDA_PATH"] = None
+    made = []
+
+    def install(major=12, key=None):
+        folder = copy.site / f"keras_internimage_cu{major}"
+        shutil.copytree(copy.binaries, folder)
+        made.append(folder)
+        (folder / "__init__.py").touch()
+        shutil.copy(copy.binaries / "libdcnv3_core.so", folder / "libdcnv3_cuda.so")
+        (folder / NAMES["jax"]).rename(folder / CUDA_NAME)
+        if key is not None:
+            (folder / "manifest.json").write_text(json.dumps({"key": key}))
+        return folder
+
+    yield install
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+WITHOUT_TOOLKIT = f"setattr(toolchain, 'CUDA', '') or {JAX}"
+
+
+def test_the_wheel_for_gpus_is_taken_where_the_framework_computes_there(copy, elsewhere, for_gpus):
+    assert copy.evaluate(WITHOUT_TOOLKIT, **elsewhere) == str(copy.binaries / NAMES["jax"])
+    folder = for_gpus()
+    path = copy.evaluate(WITHOUT_TOOLKIT, **elsewhere)
+    assert path == str(folder / CUDA_NAME) and copy.answer(path) > 1000
+    origin = f"build.origin({JAX})"
+    assert copy.evaluate(origin, **elsewhere) == "from the installed wheel keras-internimage-cu12"
+    assert copy.evaluate("build.why_no_cuda('jax')", **elsewhere) == "None"
+    status, out, _ = copy.command("status", **elsewhere)
+    told = f"jax         from the installed wheel keras-internimage-cu12, {folder / CUDA_NAME}"
+    assert status == 0 and told in out.splitlines()
+    # It comes before an nvcc, and after the user's folder.
+    nvcc = copy.program("cuda/bin/nvcc", NVCC)
+    assert copy.evaluate(JAX, CUDA_HOME=nvcc.parent.parent) == path and not copy.calls()
+    told = copy.refusal(JAX, KERAS_INTERNIMAGE_KERNEL_PATH=copy.nothing)
+    assert "KERAS_INTERNIMAGE_KERNEL_PATH must name a folder" in told
+    # Where it was refused, there is the one for processors.
+    instead = f"build.find_or_build('jax', refused=[pathlib.Path({str(folder)!r})])"
+    prelude = f"(globals().update(pathlib=__import__('pathlib')), {instead})[1]"
+    without = f"setattr(toolchain, 'CUDA', '') or {prelude}"
+    assert copy.evaluate(without, **elsewhere) == str(copy.binaries / NAMES["jax"])
+    # A framework for processors has no use for it.
+    shutil.rmtree(copy.site / "jax_cuda13_plugin")
+    assert copy.evaluate(JAX, **elsewhere) == str(copy.binaries / NAMES["jax"])
+
+
+def test_of_two_wheels_for_gpus_the_one_for_older_drivers(copy, elsewhere, for_gpus):
+    later, earlier = for_gpus(13), for_gpus(12)
+    assert copy.evaluate(JAX, **elsewhere) == str(earlier / CUDA_NAME)
+    (earlier / "manifest.json").write_text(json.dumps({"key": "another"}))
+    assert copy.evaluate(JAX, **elsewhere) == str(later / CUDA_NAME)
+
+
+def test_a_wheel_for_gpus_that_will_not_do_says_why(copy, elsewhere, for_gpus):
+    folder = for_gpus(key="another")
+    found = "setattr(toolchain, 'CUDA', '') or build.find_or_build('jax', cuda=True)"
+    told = copy.refusal(found, **elsewhere)
+    assert "sources of the installed keras-internimage. Received: " + str(folder) in told
+    assert copy.evaluate(WITHOUT_TOOLKIT, **elsewhere) == str(copy.binaries / NAMES["jax"])
+    shutil.rmtree(folder)
+    folder = for_gpus()
+    (folder / "libdcnv3_cuda.so").unlink()
+    assert "has no libdcnv3_cuda.so, for jax" in copy.refusal(found, **elsewhere)

@@ -131,7 +131,9 @@ def test_compilers_are_found_in_pythons_packages(tmp_path, monkeypatch):
     for other in ("libnvrtc-builtins.so.13.0", "libnvrtc.alt.so.13"):
         (tmp_path / "nvidia" / "cu13" / "lib" / other).touch()
     monkeypatch.setattr(driver.sys, "path", [str(tmp_path)])
-    monkeypatch.setattr(driver, "TOOLKIT", str(tmp_path / "none"))
+    (tmp_path / "nvidia" / "__init__.py").touch()
+    monkeypatch.delitem(driver.sys.modules, "nvidia", raising=False)
+    monkeypatch.setattr(driver.toolchain, "CUDA", str(tmp_path / "none"))
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PATH", "")

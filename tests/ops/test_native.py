@@ -346,15 +346,31 @@ def test_a_wheel_that_the_framework_refuses_gives_way_to_a_build(monkeypatch, tm
                 raise OSError(f"{path.name}: unknown version")
             loaded.append(path)
 
-    def find_or_build(backend, wheel, **_):
-        return build.packaged.FOLDER / "packed.so" if wheel else tmp_path / "built.so"
+    def find_or_build(backend, refused, **_):
+        places = [gpus / "cuda.so", build.packaged.FOLDER / "packed.so", tmp_path / "built.so"]
+        return next(path for path in places if path.parent not in refused)
 
+    gpus = tmp_path / "keras_internimage_cu12"
+    gpus.mkdir()
+    (gpus / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(native, "_told_of_gpus", [])
     monkeypatch.setattr(native, "_binding", Binding())
     monkeypatch.setattr(native, "_origin", "")
     monkeypatch.setattr(build, "find_or_build", find_or_build)
     monkeypatch.delenv(build.SHIPPED, raising=False)
-    refused = {"packed.so"}
-    assert native._load.__wrapped__() is None and loaded == [tmp_path / "built.so"]
+    monkeypatch.setenv(native.VARIABLE, "auto")
+    refused = set()
+    assert native._load.__wrapped__() is None and loaded == [gpus / "cuda.so"]
+    expected = "C++ and CUDA kernels, from the installed wheel keras-internimage-cu12"
+    assert native.Native().description == expected
+    # After the wheel for GPUs that for processors; it is told.
+    refused.add("cuda.so")
+    with pytest.warns(RuntimeWarning, match="no native kernels for GPUs.*cuda.so: unknown version"):
+        assert native._load.__wrapped__() is None
+    assert loaded[1:] == [build.packaged.FOLDER / "packed.so"]
+    refused.add("packed.so")
+    assert native._load.__wrapped__() is None and loaded[2:] == [tmp_path / "built.so"]
     assert native.Native().description == "C++ and CUDA kernels, compiled on this machine"
     refused.add("built.so")
     with warnings.catch_warnings():

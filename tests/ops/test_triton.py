@@ -273,8 +273,7 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
-    machine = binding._why_not_on_this_machine.__wrapped__
-    monkeypatch.setattr(binding, "_why_not_on_this_machine", machine)
+    monkeypatch.setattr(binding, "_why_not_on_gpu", binding._why_not_on_gpu.__wrapped__)
 
 
 def test_refusals(on_a_gpu, monkeypatch):
@@ -286,14 +285,34 @@ def test_refusals(on_a_gpu, monkeypatch):
     ):
         with pytest.raises(RuntimeError, match=f"'triton' .* cannot run: .*{reason}"):
             dispatch.select(request(**changes), "triton")
-    capability = lambda device: [(9, 0), (7, 0)][device]  # noqa: E731
-    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
-    assert binding.why_not(None).endswith("a compute capability of 7.5. Received: 7.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "for NVIDIA GPUs, not" in binding.why_not(request(device="xpu"))
     assert "PyTorch sees none" in binding.why_not(None)
     monkeypatch.setattr(torch.version, "hip", "6.0")
     assert "not for AMD's" in binding.why_not(None)
+
+
+@pytest.mark.parametrize("capabilities", [[(7, 0), (9, 0)], [(9, 0), (7, 0)]])
+def test_each_gpu_is_judged_for_itself(on_a_gpu, monkeypatch, capabilities):
+    """An old GPU beside a new one takes nothing from it; where none is told, it is the current."""
+    current = 1
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_capability",
+        lambda device=None: capabilities[current if device is None else device],
+    )
+    monkeypatch.setattr(native.Native, "why_not", lambda self, request=None: "not built")
+    monkeypatch.setattr(dispatch, "tell_slow_gpu", lambda index, dtype: None)
+    told = "Triton's kernels need a compute capability of 7.5. Received: 7.0"
+    for index, capability in enumerate(capabilities):
+        old = capability == (7, 0)
+        asked = request(device_index=index)
+        assert binding.why_not(asked) == (told if old else None)
+        assert dispatch.select(asked).name == ("portable" if old else "triton")
+        row = next(row for row in dispatch.table("torch", f"cuda:{index}") if row[0] == "triton")
+        assert row[2] is not old
+    expected = told if capabilities[current] == (7, 0) else None
+    assert binding.why_not(None) == binding.why_not(request()) == expected
 
 
 def test_triton_that_is_not_there_is_a_reason(monkeypatch):

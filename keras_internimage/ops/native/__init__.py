@@ -82,7 +82,7 @@ def _why_not_loaded():
 @functools.cache
 def _load():
     """Loads the library, builds it if need be, and returns why not where that fails."""
-    reason = _try_to_load(wheel=True)
+    reason = _try_to_load()
     if reason is None:
         return None
     if mode() != "require":
@@ -97,21 +97,26 @@ def _load():
     return reason
 
 
-def _try_to_load(wheel):
-    """As `_load`; a wheel's library that a later framework refuses gives way to a build."""
+def _try_to_load(refused=()):
+    """As `_load`; a wheel's library that a later framework refuses gives way to the next one.
+
+    That is the wheel for processors after one for GPUs, and in the end a build.
+    """
     global _origin
     from keras_internimage.custom_ops import build
 
     try:
-        path = build.find_or_build(_BACKEND, without_cuda=_tell_without_cuda, wheel=wheel)
+        path = build.find_or_build(_BACKEND, without_cuda=_tell_without_cuda, refused=refused)
     except build.KernelsUnavailable as error:
         return str(error)
     try:
         _binding.load(path)
     except (OSError, RuntimeError) as error:  # what the frameworks raise for a library unfit
         reason = f"The library {build.origin(path)} could not be loaded: {error}"
-        if path.parent == build.packaged.FOLDER:
-            instead = _try_to_load(wheel=False)
+        if build.packaged.wheel_of(path) is not None:
+            instead = _try_to_load((*refused, path.parent))
+            if instead is None and path.parent != build.packaged.FOLDER:
+                _tell_without_cuda(reason)  # of the wheel for GPUs
             return instead and f"{reason} {instead}"
         return reason
     _origin = build.origin(path)

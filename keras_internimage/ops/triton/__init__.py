@@ -34,25 +34,25 @@ def why_not(request=None):
         return f"Triton's kernels are for NVIDIA GPUs, not for {device!r} devices"
     if request is not None and request.dtype not in DTYPES:
         return f"Triton's kernels compute {', '.join(DTYPES)}, not {request.dtype}"
-    return _why_not_here()
+    return _why_not_here(None if device != "cuda" else request.device_index)
 
 
 @torch.compiler.assume_constant_result
-def _why_not_here():
-    """Why nothing can run in this process; what is imported is imported outside a trace."""
-    return (None if interpreted() else _why_not_on_this_machine()) or _load()
+def _why_not_here(index=None):
+    """Why nothing can run on a GPU; what is imported is imported outside a trace."""
+    return (None if interpreted() else _why_not_on_gpu(index)) or _load()
 
 
 @functools.cache
-def _why_not_on_this_machine():
-    """None if all its GPUs can run the kernels: a request does not tell on which it is."""
+def _why_not_on_gpu(index):
+    """None if the GPU of an index can run the kernels; where none is told, the current one."""
     if torch.version.hip is not None:
         return "Triton's kernels are for NVIDIA GPUs, not for AMD's"
     if not torch.cuda.is_available():
         return "Triton's kernels are for NVIDIA GPUs, and PyTorch sees none"
-    oldest = min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count())))
-    if oldest < CAPABILITY:
-        wanted, found = (".".join(map(str, pair)) for pair in (CAPABILITY, oldest))
+    capability = torch.cuda.get_device_capability(index)
+    if capability < CAPABILITY:
+        wanted, found = (".".join(map(str, pair)) for pair in (CAPABILITY, capability))
         return f"Triton's kernels need a compute capability of {wanted}. Received: {found}"
     return None
 
