@@ -49,7 +49,7 @@ class _Source:
     tensors: Mapping[str, Tensor]
     needs: dict[str, tuple[str, ...]]  # variable path -> names of its tensors
     layouts: dict[str, Layout]  # by variable path; empty where stored as Keras has it
-    classifier: tuple[str, ...]  # names of the classifier's tensors, its bias last
+    classifier: tuple[str, ...]  # names of the classifiers' tensors, the main one's bias last
     stored_names: dict[str, str]
 
     @property
@@ -122,7 +122,7 @@ def stored_classes(
 
 def _published_row(weights, variant):
     """The row of a keyword or a published name, None for a path."""
-    if weights in published.IMAGENET_CLASSES:
+    if weights in published.IMAGENET_CLASSES or weights in published.SEGMENTATION_DATA:
         if variant is None:
             raise ValueError(
                 "A model of no published size needs the name or path of its weights. "
@@ -273,9 +273,28 @@ def _dense_task(name, wanted, source):
     return dense and "backbone." not in stored
 
 
+def _auxiliary_head(name, wanted, source):
+    if any(map(_optional(source), wanted)):
+        return False
+    return _optional(source)(name)
+
+
+def _optional(source):
+    """Whether a name of the source belongs to the part of the head that a model may lack."""
+    table = source.table
+    if source.layouts:
+        return table.is_optional
+
+    def holds(path):
+        entry = table.entry(path)
+        return entry is not None and all(map(table.is_optional, entry.official))
+
+    return holds
+
+
 def _second_classifier(name, wanted, source):
-    head = source.tensors.get(source.classifier[0])
-    if head is None or source.table.is_official(name) or not source.layouts:
+    head = source.tensors.get(source.classifier[-2])
+    if head is None or len(head.shape) != 2 or source.table.is_official(name) or not source.layouts:
         return False
     shape, features = source.tensors[name].shape, head.shape[-1]
     if len(shape) == 2:
@@ -290,6 +309,7 @@ _ALLOWED_UNEXPECTED: dict[str, Callable[[str, set, _Source], bool]] = {
     "the model has no classification head": _head_of_the_file,
     "heads of a detection or segmentation model, outside its `backbone.`": _dense_task,
     "other layers around the backbone in a Keras file": _around_backbone,
+    "the auxiliary head, which serves training alone": _auxiliary_head,
     # H's and G's files with 21841 classes are larger than their model by one matrix on the
     # classifier's 768 inputs, of a name that is documented nowhere.
     "a second classifier: a matrix on the classifier's inputs": _second_classifier,

@@ -42,4 +42,4 @@ HEAD = (
     Row("predictions", "head", LINEAR),
 )
 
-TABLE = RenameTable(backbone.ROWS, HEAD, classifier="predictions")
+TABLE = RenameTable(backbone.ROWS, HEAD, classifiers=("predictions",))
