@@ -20,7 +20,8 @@ class FusionConvolution(keras.layers.Layer):
     Args:
         filters: number of output channels.
         kernel_size: odd side of the kernel.
-        kernel_initializer: of the one kernel for all maps, `(side, side, sum of channels, filters)`.
+        kernel_initializer: of the one kernel for all maps, of the shape
+            `(side, side, sum of channels, filters)`.
 
     Input shape: a list of `(N, Hk, Wk, Ck)`; heights and widths may be unknown.
     Output shape: `(N, H1, W1, filters)`.

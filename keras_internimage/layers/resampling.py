@@ -30,15 +30,15 @@ def adaptive_average_pool(inputs, output_size: Sizes):
     Returns:
         A tensor `(N, *output_size, C)` of the inputs' type.
 
-    Source: `torch.nn.functional.adaptive_avg_pool2d`. Keras' own layer is not used, because its
-    windows need sizes that are known in TensorFlow and JAX, and ONNX has no such operation.
+    Source: `torch.nn.functional.adaptive_avg_pool2d`. Keras' own layer has the same
+    windows, but needs a known size in TensorFlow and JAX, and ONNX has no such operation.
     """
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     wide = "float64" if dtype == "float64" else "float32"
     height, width = ops.shape(inputs)[1:3]
-    rows, columns = (_pooling_matrix(n, s, wide) for n, s in zip((height, width), output_size))
-    x = ops.cast(inputs, wide)
-    x = ops.einsum("ih,nhwc->niwc", rows, x)
+    rows = _pooling_matrix(height, output_size[0], wide)
+    columns = _pooling_matrix(width, output_size[1], wide)
+    x = ops.einsum("ih,nhwc->niwc", rows, ops.cast(inputs, wide))
     return ops.cast(ops.einsum("jw,niwc->nijc", columns, x), dtype)
 
 

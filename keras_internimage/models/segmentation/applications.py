@@ -1,4 +1,4 @@
-"""The published sizes of UperNet on InternImage as functions in the manner of keras.applications."""
+"""The published sizes of UperNet on InternImage, in the manner of keras.applications."""
 
 import os
 from collections.abc import Callable

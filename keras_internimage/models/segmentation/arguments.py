@@ -1,5 +1,6 @@
 """Checks of the segmentation models' arguments."""
 
+import itertools
 import os
 
 import keras
@@ -38,7 +39,7 @@ def pyramid(backbone: keras.Model) -> list[KerasTensor]:
         for name, x in zip(names, maps, strict=True)
         if len(x.shape) != 4 or x.shape[-1] is None
     ]
-    for finer, coarser in zip(maps, maps[1:]):
+    for finer, coarser in itertools.pairwise(maps):
         known = [
             (a, b)
             for a, b in zip(finer.shape[1:3], coarser.shape[1:3], strict=True)
