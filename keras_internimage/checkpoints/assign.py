@@ -343,8 +343,7 @@ def _mismatch(model, source, missing, unused, shapes):
         lines.append("The file has layer scales: build the model with layer_scale=1.0.")
     if any(name.endswith(("gamma1", "gamma2")) for name in missing):
         lines.append("The file has no layer scales: build the model with layer_scale=None.")
-    if set(source.classifier) <= set(missing):
-        lines.append("The file has no classifier: build the model with include_top=False.")
+    lines += _about_heads(source, missing)
     if source.layouts:
         try:
             guess = infer.infer_config({n: t.shape for n, t in source.tensors.items()})
@@ -353,6 +352,15 @@ def _mismatch(model, source, missing, unused, shapes):
         else:
             lines.append(f"By its shapes the file holds {infer.describe(guess)}.")
     return "\n".join(lines)
+
+
+def _about_heads(source, missing):
+    """Lines about a head, or a part of it, that the file lacks as a whole."""
+    if set(source.classifier[-2:]) <= set(missing):
+        return [f"The file has no classifier: {source.table.without_classifier}."]
+    if any(map(_optional(source), missing)):
+        return ["The file has no auxiliary head: build the model with auxiliary=False."]
+    return []
 
 
 def _assign(variables, needs, source, progress):

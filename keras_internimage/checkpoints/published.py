@@ -279,6 +279,12 @@ def by_file(path: str | os.PathLike) -> Published | None:
     return next((row for row in candidates if row.sha256 == digest), None)
 
 
+def by_size(path: str | os.PathLike) -> list[Published]:
+    """The published checkpoints without a known SHA-256 whose size a file has."""
+    size = os.path.getsize(path)
+    return [row for row in PUBLISHED if row.sha256 is None and row.bytes == size]
+
+
 def sha256(path: str | os.PathLike) -> str:
     """The SHA-256 of a file in hexadecimal digits."""
     import hashlib

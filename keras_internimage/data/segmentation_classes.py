@@ -3,10 +3,10 @@
 A class's number is its place in the table, from 0: what a model's output channel of that number
 scores. In ADE20K's own label files 0 stands for "other" and each number is one higher.
 
-Sources: ADE20K's 150 classes of the scene parsing benchmark (Zhou et al., CVPR 2017), the first name
-of each, with the colours of its toolkit (where road and skyscraper
-share one); the 19 classes that Cityscapes evaluates (Cordts et al.,
-CVPR 2016), in the order of their train ids, with the colours of its toolkit.
+Sources: ADE20K's 150 classes of the scene parsing benchmark (Zhou et al., CVPR 2017), the first
+name of each, with the colours of its toolkit, where road and skyscraper share one; the 19 classes
+that Cityscapes evaluates (Cordts et al., CVPR 2016), in the order of their train ids, with the
+colours of its toolkit.
 """
 
 import dataclasses

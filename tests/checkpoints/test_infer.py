@@ -59,7 +59,7 @@ def test_parameters_are_counted(variant):
 
 @pytest.mark.parametrize("name", [*TINY, *SIZES.values()])
 def test_expected_names_are_all_names(name):
-    expected = infer.expected_names(infer_config(shapes_of(name)), TABLE)
+    expected = infer.expected_names(infer_config(shapes_of(name)))
     assert sorted(expected) == sorted(shapes_of(name))
 
 

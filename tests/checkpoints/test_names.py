@@ -47,7 +47,7 @@ def test_another_family_is_another_list_of_rows():
         Row("lateral_conv{k}", "neck.lateral_convs.{k-1}.conv", CONV, twice(once)),
         Row("classes", "decode_head.conv_seg", CONV),
     )
-    table = RenameTable(backbone.ROWS, rows, classifiers=("classes",))
+    table = RenameTable(backbone.ROWS, rows, classifiers=("classes",), without_classifier="")
     assert table.entry("x/lateral_conv2/kernel").official == ("neck.lateral_convs.1.conv.weight",)
     assert table.entry("predictions/kernel") is None
     assert table.entry("stem/conv1/kernel") == TABLE.entry("stem/conv1/kernel")

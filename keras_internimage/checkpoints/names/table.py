@@ -94,12 +94,14 @@ class RenameTable:
         backbone: rows of stem and stages.
         head: rows of what follows them.
         classifiers: the layers of `head` whose width is the number of classes, the main one last.
+        without_classifier: what to do with a file that lacks the classifier.
         optional: what official names of a part of the head begin with that a model may lack.
     """
 
     backbone: tuple[Row, ...]
     head: tuple[Row, ...]
     classifiers: tuple[str, ...]
+    without_classifier: str
     optional: tuple[str, ...] = ()
 
     @property

@@ -36,5 +36,6 @@ TABLE = RenameTable(
     backbone.ROWS,
     HEAD,
     classifiers=("auxiliary_predictions", "decode_predictions"),
+    without_classifier="give it to the backbone as its weights (`backbone_weights`)",
     optional=(AUXILIARY,),
 )
