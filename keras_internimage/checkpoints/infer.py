@@ -85,9 +85,9 @@ def _head(family, shapes):
     """Arguments of a head that its shapes tell."""
     if family != "upernet":
         return {}
-    predictions = shapes.get("decode_head.conv_seg.weight")
+    predictions = shapes.get("decode_head.conv_seg.weight", ())
     auxiliary = any(map(families.TABLES[family].is_optional, shapes))
-    return {"auxiliary": auxiliary, **({"channels": predictions[1]} if predictions else {})}
+    return {"auxiliary": auxiliary, **({"channels": predictions[1]} if len(predictions) == 4 else {})}
 
 
 def _config(shapes):

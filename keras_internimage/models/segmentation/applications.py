@@ -6,7 +6,10 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_internimage.checkpoints import load_weights, published
+from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.models.arguments import check_weights as check_backbone_weights
 from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.models.segmentation import arguments
 from keras_internimage.models.segmentation.upernet import UperNet
@@ -80,16 +83,17 @@ def _build(variant, weights, backbone_weights, input_shape, kwargs, **options):
             f"Received: weights={weights!r}, backbone_weights={backbone_weights!r}"
         )
     arguments.check_weights(weights)
+    check_backbone_weights(backbone_weights, published.names())
     head = {name: kwargs.pop(name) for name in _HEAD_ARGUMENTS if name in kwargs}
     dtype = kwargs.get("dtype")
-    with skip_initialization(weights is not None):
+    with skip_initialization(weights is not None or backbone_weights is not None):
         backbone = InternImageBackbone(
             **{**dense_config(variant), **kwargs},
             image_shape=input_shape,
-            weights=backbone_weights,
-            variant=variant,
             name=f"internimage_{variant.lower()}",
         )
+    # As the official code, which starts T's layer scales at 1: the classifier has none.
+    load_weights(backbone, backbone_weights, table=TABLE, variant=variant, keep_layer_scale=True)
     return UperNet(backbone, weights=weights, variant=variant, dtype=dtype, **head, **options)
 
 
