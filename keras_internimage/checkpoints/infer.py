@@ -87,7 +87,10 @@ def _head(family, shapes):
         return {}
     predictions = shapes.get("decode_head.conv_seg.weight", ())
     auxiliary = any(map(families.TABLES[family].is_optional, shapes))
-    return {"auxiliary": auxiliary, **({"channels": predictions[1]} if len(predictions) == 4 else {})}
+    return {
+        "auxiliary": auxiliary,
+        **({"channels": predictions[1]} if len(predictions) == 4 else {}),
+    }
 
 
 def _config(shapes):

@@ -72,9 +72,18 @@ def resize_bilinear(inputs, size):
     Source: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
     """
     dtype = keras.backend.standardize_dtype(inputs.dtype)
-    outputs = ops.image.resize(
-        inputs, tuple(size), interpolation="bilinear", antialias=False, data_format="channels_last"
-    )
+    if all(isinstance(n, int) for n in size) or keras.backend.backend() != "tensorflow":
+        outputs = ops.image.resize(
+            inputs,
+            tuple(size),
+            interpolation="bilinear",
+            antialias=False,
+            data_format="channels_last",
+        )
+    else:  # Keras compares the size with 0, which a graph has no answer to
+        import tensorflow as tf
+
+        outputs = tf.image.resize(inputs, tf.stack(size), method="bilinear", antialias=False)
     return ops.cast(outputs, dtype)
 
 

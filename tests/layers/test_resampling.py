@@ -95,9 +95,7 @@ def test_fusion_convolution_is_the_convolution_of_the_concatenation():
 
     resized = [by_torch(functional.interpolate, x, (6, 9), mode="bilinear") for x in maps]
     kernel = torch.from_numpy(as_array(layer.kernel).transpose(3, 2, 0, 1).copy())
-    expected = by_torch(
-        functional.conv2d, np.concatenate(resized, axis=-1), kernel, padding="same"
-    )
+    expected = by_torch(functional.conv2d, np.concatenate(resized, axis=-1), kernel, padding="same")
     assert layer.kernel.shape == (3, 3, 8, 4)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
