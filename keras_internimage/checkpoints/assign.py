@@ -82,8 +82,14 @@ def load_weights(
         return None
     row = _published_row(weights, variant)
     path = weights if row is None else download.fetch(row)
-    options = {"progress": progress, "keep_layer_scale": keep_layer_scale}
-    return load_file(model, path, table, container=container, **options)
+    return load_file(
+        model,
+        path,
+        table,
+        container=container,
+        progress=progress,
+        keep_layer_scale=keep_layer_scale,
+    )
 
 
 def stored_classes(

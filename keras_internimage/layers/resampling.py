@@ -38,8 +38,11 @@ def adaptive_average_pool(inputs, output_size: Sizes):
     height, width = ops.shape(inputs)[1:3]
     rows = _pooling_matrix(height, output_size[0], wide)
     columns = _pooling_matrix(width, output_size[1], wide)
-    x = ops.einsum("ih,nhwc->niwc", rows, ops.cast(inputs, wide))
-    return ops.cast(ops.einsum("jw,niwc->nijc", columns, x), dtype)
+    channels = inputs.shape[-1]
+    # `matmul`, not `einsum`: with an unknown batch LiteRT cannot read what becomes of that.
+    x = ops.reshape(ops.cast(inputs, wide), (-1, height, width * channels))
+    x = ops.reshape(ops.matmul(rows, x), (-1, output_size[0], width, channels))
+    return ops.cast(ops.matmul(columns, x), dtype)
 
 
 def _pooling_matrix(n, s, dtype):
