@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DO
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """Small models without weights for InternImageT and UperNetT, a class index, a photograph, a folder."""
+    """Small models without weights for InternImageT and UperNetT, a class index, files."""
 
     def small(weights, **options):
         assert weights == "imagenet"

@@ -3,6 +3,8 @@
 ```python
 from keras_internimage.models.segmentation.keras_hub import UperNetImageSegmenter
 ```
+
+This import also lets `keras.saving.load_model` read a saved task.
 """
 
 import keras
