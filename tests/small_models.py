@@ -26,6 +26,17 @@ def backbone(sizes=SMALL, **arguments):
     return InternImageBackbone(**{**sizes, "image_shape": (32, 32, 3), **arguments})
 
 
+def upernet(sizes=TINY, image_shape=(64, 64, 3), **arguments):
+    """A UperNet of 8 channels and 5 classes on an InternImageBackbone, unless told otherwise.
+
+    `layer_scale` and other arguments of `InternImageBackbone` go into `sizes`.
+    """
+    from keras_internimage import UperNet
+
+    options = {"classes": 5, "channels": 8, **arguments}
+    return UperNet(backbone(sizes, image_shape=image_shape), **options)
+
+
 def with_offsets(model, scale=0.1):
     """The model with offsets and weights of points as after training: they start at zero.
 

@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import small_models
 from PIL import Image
 from small_models import SMALL
 
@@ -19,13 +20,18 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DO
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """A small model without weights for InternImageT, a class index, a photograph, a folder."""
+    """Small models without weights for InternImageT and UperNetT, a class index, files."""
 
     def small(weights, **options):
         assert weights == "imagenet"
         return keras_internimage.InternImage(**SMALL, input_shape=(None, None, 3), **options)
 
+    def small_upernet(weights=None, backbone_weights=None, **options):
+        assert (weights, backbone_weights) in (("ade20k", None), (None, "imagenet"))
+        return small_models.upernet(image_shape=(None, None, 3), **options)
+
     monkeypatch.setattr(keras_internimage, "InternImageT", small)
+    monkeypatch.setattr(keras_internimage, "UperNetT", small_upernet)
     decode = keras.applications.imagenet_utils.decode_predictions
     index = {str(i): [f"n{i:08d}", f"class_{i}"] for i in range(1000)}
     monkeypatch.setitem(decode.__globals__, "CLASS_INDEX", index)

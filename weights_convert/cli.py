@@ -68,13 +68,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _inspect(arguments):
     from keras_internimage.checkpoints import infer, keras_files, published
-    from keras_internimage.checkpoints.names.classifier import TABLE
     from keras_internimage.checkpoints.read import open_checkpoint
 
     path = arguments.file
     rows = []
     if path.endswith(keras_files.SUFFIXES):
-        file = keras_files.read(path, TABLE)
+        file = keras_files.read(path)
         tensors, shapes = file.tensors, file.official_shapes()
         rows.append(("file", path))
         rows.append(("format", "Keras"))
@@ -92,17 +91,25 @@ def _inspect(arguments):
             row = published.by_file(checkpoint.files[0])
             if row is not None:
                 rows.append(("published", f"{row.name}, {row.resolution} pixels"))
+            else:
+                rows.extend(
+                    ("published", f"{row.name} by its size; no SHA-256 of it is known")
+                    for row in published.by_size(checkpoint.files[0])
+                )
     guess = infer.infer_config(shapes)
     config = ", ".join(f"{key}={value}" for key, value in guess.config.items())
-    rows.append(("model", f"InternImage-{guess.variant}" if guess.variant else "no published size"))
+    model = f"InternImage-{guess.variant}" if guess.variant else "no published size"
+    if guess.head:
+        model = f"UperNet on {model} ({', '.join(f'{k}={v}' for k, v in guess.head.items())})"
+    rows.append(("model", model))
     rows.append(("arguments", config))
     if guess.unseen:
         rows.append(("not visible", f"{', '.join(guess.unseen)} (taken at the default)"))
     rows.append(("classes", guess.classes if guess.classes is not None else "no classifier"))
-    rows.append(("parameters", f"{infer.parameters(shapes, TABLE):,}"))
+    rows.append(("parameters", f"{infer.parameters(shapes, guess.table):,}"))
     rows.append(("tensors", len(tensors)))
     rows.append(("stored as", _dtypes(tensors)))
-    expected = dict.fromkeys(infer.expected_names(guess, TABLE))
+    expected = dict.fromkeys(infer.expected_names(guess))
     unknown += [name for name in shapes if name not in expected]
     missing = [name for name in expected if name not in shapes]
     for label, listed in (("missing", missing), ("others", unknown)):
@@ -164,7 +171,7 @@ def _convert(arguments):
 
 
 def _verify(arguments):
-    from keras_internimage.checkpoints.names.classifier import TABLE
+    from keras_internimage.checkpoints import keras_files
     from keras_internimage.weights_convert.verify import verify
 
     path, against = arguments.keras_file, arguments.against
@@ -176,12 +183,14 @@ def _verify(arguments):
             print(f"{variable}: differs by up to {difference:.3g}")
     for name in lacking:
         print(f"{name}: not in {against}")
-    # A file's head may be left out of a model as a whole, and so may what is no InternImage's.
-    official = [name for variable in differences for name in TABLE.entry(variable).official]
-    with_head = any(TABLE.is_head(name) for name in official)
-    left_out = [name for name in extra if TABLE.is_official(name)]
-    if not with_head:
-        left_out = [name for name in left_out if not TABLE.is_head(name)]
+    # A file's head, or an auxiliary one, may be left out of a model as a whole, and so may what is
+    # no InternImage's.
+    table = keras_files.read(path).table
+    official = [name for variable in differences for name in table.known_entry(variable).official]
+    left_out = [name for name in extra if table.is_official(name)]
+    for is_part in (table.is_head, table.is_optional):
+        if not any(map(is_part, official)):
+            left_out = [name for name in left_out if not is_part(name)]
     for name in extra:
         print(f"{name}: only in {against}{'' if name in left_out else ', no part of the model'}")
     exact = sum(difference == 0 for difference in differences.values())
@@ -200,13 +209,15 @@ def _export(arguments):
 def _list(arguments):
     from keras_internimage.checkpoints import download, published
 
-    print(f"{'name':34}variant  classes  pixels  top-1     MB  in the cache")
+    width = max(len(row.name) for row in published.PUBLISHED) + 2
+    print(f"{'name':{width}}variant  classes  pixels  top-1   mIoU     MB  in the cache")
     for row in published.PUBLISHED:
-        top1 = "-" if row.top1 is None else f"{row.top1:.1f}"
+        top1, miou = ("-" if n is None else f"{n:.1f}" for n in (row.top1, row.miou))
+        size = "?" if row.bytes is None else f"{row.bytes / 1e6:.0f}"
         cached = "yes" if download.is_cached(row) else "no"
         print(
-            f"{row.name:34}{row.variant:7}{row.classes:9}{row.resolution:8}{top1:>7}"
-            f"{row.bytes / 1e6:7.0f}  {cached}"
+            f"{row.name:{width}}{row.variant:7}{row.classes:9}{row.resolution:8}{top1:>7}{miou:>7}"
+            f"{size:>7}  {cached}"
         )
     return 0
 

@@ -9,9 +9,9 @@ import keras
 from keras_internimage import models
 from keras_internimage.checkpoints import assign, infer, keras_files
 from keras_internimage.checkpoints.errors import CheckpointError
-from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.checkpoints.read import open_checkpoint
 from keras_internimage.files import atomic_write
+from keras_internimage.layers.composite import skip_initialization
 from keras_internimage.variants import VARIANTS
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -41,7 +41,7 @@ def convert(
         classes: classes of the result; another number than the file's leaves the last layer
             newly initialised. None keeps the file's.
         dtype: type of the stored weights, `"float32"`, `"float16"` or `"bfloat16"`.
-        include_top: whether the result has the classification head.
+        include_top: whether the result has the head, of classification or segmentation.
         offset_scale: factor of DCNv3's sampling grid, for geometries that are not published.
         container: where in a `.pth` the weights are, such as `"model_ema"`.
         progress: whether to show a progress bar; None shows one for large files.
@@ -63,7 +63,8 @@ def convert(
     checkpoint = open_checkpoint(source, container)
     with atomic_write(target) as unfinished:
         model = build(checkpoint.shapes(), variant, classes, dtype, include_top, offset_scale)
-        report = assign.load_official(model, checkpoint, TABLE, progress=progress)
+        table = infer.infer_config(checkpoint.shapes()).table
+        report = assign.load_official(model, checkpoint, table, progress=progress)
         save(model, unfinished)
     return report
 
@@ -101,6 +102,8 @@ def build(
         )
     if not top:
         config = {**config, "use_clip_projector": False}
+    if top and guess.family == "upernet":
+        return _upernet(guess, config, classes, dtype, name)
     resolution = VARIANTS[variant].resolution if variant else None
     return models.InternImage(
         **config,
@@ -110,6 +113,16 @@ def build(
         dtype=dtype,
         name=name,
     )
+
+
+def _upernet(guess, config, classes, dtype, name):
+    config = {key: value for key, value in config.items() if key != "use_clip_projector"}
+    with skip_initialization():
+        backbone = models.InternImageBackbone(**config, dtype=dtype, name=name)
+        name = name.replace("internimage", "upernet")
+        return models.UperNet(
+            backbone, classes=classes or guess.classes, dtype=dtype, name=name, **guess.head
+        )
 
 
 def save(model: keras.Model, path: str) -> None:

@@ -6,8 +6,7 @@ import numpy as np
 
 from keras_internimage.checkpoints import keras_files, safetensors_files
 from keras_internimage.checkpoints.errors import CheckpointError
-from keras_internimage.checkpoints.names import BATCH_COUNTER
-from keras_internimage.checkpoints.names.classifier import TABLE
+from keras_internimage.checkpoints.names import BATCH_COUNTER, families
 from keras_internimage.checkpoints.tensors import all_finite
 from keras_internimage.files import atomic_write
 
@@ -16,7 +15,8 @@ def export(path: str | os.PathLike, target: str | os.PathLike) -> int:
     """Write a Keras file's weights under the official names and in the official layout.
 
     A `.safetensors` file is written tensor by tensor; a `.pth` file needs PyTorch, which
-    collects all tensors, `{"model": ...}`, in memory.
+    collects all tensors, `{"model": ...}`, in memory. Of a segmentation model they are in
+    `{"state_dict": ...}`, the backbone's below `backbone.`, as its official code has them.
 
     Args:
         path: `.weights.h5` or `.keras`.
@@ -34,12 +34,12 @@ def export(path: str | os.PathLike, target: str | os.PathLike) -> int:
         raise CheckpointError(
             f"The output must end in .pth or .safetensors. Received: path={target}"
         )
-    file = keras_files.read(path, TABLE)
+    file = keras_files.read(path)
     if target.endswith(".pth"):
         torch = _torch(target)
         with atomic_write(target) as unfinished:
             state = {name: torch.from_numpy(read()) for name, _, _, read in _official_tensors(file)}
-            torch.save({"model": state}, unfinished)
+            torch.save({_container(file): state}, unfinished)
         return len(state)
     tensors = list(_official_tensors(file))
     with atomic_write(target) as unfinished:
@@ -58,23 +58,34 @@ def _torch(target):
     return torch
 
 
+def _is_dense(file):
+    return file.table is not families.TABLES["classifier"]
+
+
+def _container(file):
+    return "state_dict" if _is_dense(file) else "model"
+
+
 def _official_tensors(file):
     """`(name, shape, dtype, read)` of the official tensors a Keras file's weights make up."""
     for variable, tensor in file.tensors.items():
-        entry = TABLE.known_entry(variable)
+        entry = file.table.known_entry(variable)
+        dense = _is_dense(file) and not file.table.is_head(entry.official[0])
+        prefix = "backbone." if dense else ""
         shapes = entry.layout.official_shapes(tensor.shape)
         for name, shape in zip(entry.official, shapes, strict=True):
-            yield name, shape, "float32", _part_reader(variable, tensor, name)
-        if variable == "head_norm/moving_variance":
+            read = _part_reader(file.table, variable, tensor, name)
+            yield prefix + name, shape, "float32", read
+        if variable.endswith("/moving_variance"):
             name = f"{entry.official[0].rpartition('.')[0]}.{BATCH_COUNTER}"
             yield name, (), "int64", lambda: np.zeros((), np.int64)
 
 
-def _part_reader(variable, tensor, name):
+def _part_reader(table, variable, tensor, name):
     def read():
         value = tensor.float32()
         if not all_finite(value):
             raise CheckpointError(f"All weights must be finite numbers. Received: {variable}")
-        return TABLE.to_official(variable, value)[name]
+        return table.to_official(variable, value)[name]
 
     return read

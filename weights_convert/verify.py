@@ -5,7 +5,6 @@ import os
 import numpy as np
 
 from keras_internimage.checkpoints import keras_files
-from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.checkpoints.read import open_checkpoint
 
 Differences = dict[str, float | None]
@@ -25,12 +24,13 @@ def verify(
         A dict of largest absolute differences by variable path (0.0 where bit-exact, None for
         another shape), and the sorted names that only the checkpoint has and that it lacks.
     """
-    file, checkpoint = keras_files.read(path, TABLE), open_checkpoint(against, container)
+    file, checkpoint = keras_files.read(path), open_checkpoint(against, container)
+    table = file.table
     differences: Differences = {}
     lacking: list[str] = []
     used: set[str] = set()
     for variable, tensor in file.tensors.items():
-        official = TABLE.known_entry(variable).official
+        official = table.known_entry(variable).official
         used.update(official)
         absent = [name for name in official if name not in checkpoint.tensors]
         if absent:
@@ -38,7 +38,7 @@ def verify(
             continue
         parts = {name: checkpoint.tensors[name].float32() for name in official}
         try:
-            expected = TABLE.to_keras(variable, parts)
+            expected = table.to_keras(variable, parts)
         except ValueError:
             expected = None
         if expected is None or expected.shape != tensor.shape:

@@ -7,15 +7,15 @@ named rule allows.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 
 from keras_internimage.checkpoints import download, infer, keras_files, published
 from keras_internimage.checkpoints.errors import CheckpointError, MismatchError, listing
-from keras_internimage.checkpoints.names import Layout, RenameTable, classifier
+from keras_internimage.checkpoints.names import RenameTable, classifier
 from keras_internimage.checkpoints.read import Checkpoint, open_checkpoint
+from keras_internimage.checkpoints.source import ALLOWED_UNEXPECTED, Source, optional
 from keras_internimage.checkpoints.tensors import Tensor, all_finite
 
 # Loading shows a progress bar from this size on.
@@ -29,7 +29,8 @@ class Report:
     Attributes:
         source: the file the weights came from.
         assigned: number of variables set.
-        newly_initialized: paths of the variables left as they were: the classifier, or none.
+        newly_initialized: paths of the variables left as they were: the classifier, the layer
+            scales, or none.
         allowed_unexpected: tensors of the file that the model has no place for, by the rule that
             allows it.
     """
@@ -40,25 +41,6 @@ class Report:
     allowed_unexpected: dict[str, tuple[str, ...]]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """A file, however it is packed: tensors by name, and how a variable is made of them."""
-
-    path: str
-    table: RenameTable
-    tensors: Mapping[str, Tensor]
-    needs: dict[str, tuple[str, ...]]  # variable path -> names of its tensors
-    layouts: dict[str, Layout]  # by variable path; empty where stored as Keras has it
-    classifier: tuple[str, ...]  # names of the classifier's tensors, its bias last
-    stored_names: dict[str, str]
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes of the file's classifier, None without one."""
-        bias = self.tensors.get(self.classifier[-1])
-        return bias.shape[0] if bias is not None and len(bias.shape) == 1 else None
-
-
 def load_weights(
     model: keras.Model,
     weights: str | os.PathLike | None,
@@ -67,6 +49,7 @@ def load_weights(
     variant: str | None = None,
     container: str | None = None,
     progress: bool | None = None,
+    keep_layer_scale: bool = False,
 ) -> Report | None:
     """Load weights into an InternImage.
 
@@ -82,6 +65,9 @@ def load_weights(
         variant: key of `VARIANTS`, for the two keywords.
         container: where in a `.pth` the weights are, such as `"model_ema"`.
         progress: whether to show a progress bar; None shows one for large files.
+        keep_layer_scale: whether the layer scales may keep their initial value if the file has
+            none at all, as InternImage-T's of classification for the backbone of dense tasks. A
+            printed line says so.
 
     Returns:
         A `Report`, or None for `weights=None`.
@@ -96,7 +82,14 @@ def load_weights(
         return None
     row = _published_row(weights, variant)
     path = weights if row is None else download.fetch(row)
-    return load_file(model, path, table, container=container, progress=progress)
+    return load_file(
+        model,
+        path,
+        table,
+        container=container,
+        progress=progress,
+        keep_layer_scale=keep_layer_scale,
+    )
 
 
 def stored_classes(
@@ -122,7 +115,7 @@ def stored_classes(
 
 def _published_row(weights, variant):
     """The row of a keyword or a published name, None for a path."""
-    if weights in published.IMAGENET_CLASSES:
+    if weights in published.IMAGENET_CLASSES or weights in published.SEGMENTATION_DATA:
         if variant is None:
             raise ValueError(
                 "A model of no published size needs the name or path of its weights. "
@@ -143,12 +136,15 @@ def load_file(
     *,
     container: str | None = None,
     progress: bool | None = None,
+    keep_layer_scale: bool = False,
 ) -> Report:
     """Load a weights file; arguments, returns and raises as `load_weights`."""
     path = os.fspath(path)
     if _is_keras_file(path):
-        return load_keras(model, keras_files.read(path, table), progress=progress)
-    return load_official(model, open_checkpoint(path, container), table, progress=progress)
+        source = _keras_source(model.weights, keras_files.read(path, table))
+    else:
+        source = _official_source(model.weights, open_checkpoint(path, container), table)
+    return _load(model, source, progress, keep_layer_scale)
 
 
 def load_official(
@@ -176,7 +172,7 @@ def _entries(variables, table):
 
 def _official_source(variables, checkpoint, table):
     entries = _entries(variables, table)
-    return _Source(
+    return Source(
         checkpoint.path,
         table,
         checkpoint.tensors,
@@ -189,7 +185,7 @@ def _official_source(variables, checkpoint, table):
 
 def _keras_source(variables, file):
     others = {name: Tensor((), "float32", _no_numbers) for name in file.unknown}
-    return _Source(
+    return Source(
         file.path,
         file.table,
         {**file.tensors, **others},
@@ -204,7 +200,7 @@ def _no_numbers():
     raise CheckpointError("Weights of other layers must not be read.")
 
 
-def _load(model, source, progress):
+def _load(model, source, progress, keep_layer_scale=False):
     variables = {variable.path: variable for variable in model.weights}
     foreign = [path for path in variables if path not in source.needs]
     if foreign:
@@ -213,12 +209,13 @@ def _load(model, source, progress):
             f"Received: model={model.name!r} with {listing(foreign)}"
         )
     new = _classifier_of_other_width(variables, source)
-    needs = {path: used for path, used in source.needs.items() if path not in new}
+    scales = _absent_scales(source) if keep_layer_scale else []
+    needs = {path: used for path, used in source.needs.items() if path not in (*new, *scales)}
     missing = [name for used in needs.values() for name in used if name not in source.tensors]
     wanted = {name for used in source.needs.values() for name in used}
     unused = [name for name in source.tensors if name not in wanted]
     allowed = {}
-    for rule, holds in _ALLOWED_UNEXPECTED.items():
+    for rule, holds in ALLOWED_UNEXPECTED.items():
         found = tuple(name for name in unused if holds(name, wanted, source))
         if found:
             allowed[rule] = found
@@ -234,7 +231,19 @@ def _load(model, source, progress):
             f"{variables[new[-1]].shape[-1]} classes; {os.path.basename(source.path)} has "
             f"{source.classes} (classes={source.classes} keeps them)."
         )
-    return Report(source.path, len(needs), tuple(new), allowed)
+    if scales:
+        print(
+            f"{model.name}: the layer scales keep their initial value; "
+            f"{os.path.basename(source.path)} has none."
+        )
+    return Report(source.path, len(needs), (*new, *scales), allowed)
+
+
+def _absent_scales(source):
+    """The paths of the model's layer scales if the file has none of them."""
+    scales = [path for path in source.needs if path.endswith(("gamma1", "gamma2"))]
+    stored = any(name in source.tensors for path in scales for name in source.needs[path])
+    return [] if stored else scales
 
 
 def _classifier_of_other_width(variables, source):
@@ -244,56 +253,6 @@ def _classifier_of_other_width(variables, source):
         return []
     same = all(variables[path].shape[-1] == source.classes for path in paths)
     return [] if same else paths
-
-
-def _has_classifier(wanted, source):
-    return any(name in wanted for name in source.classifier)
-
-
-def _head_of_the_file(name, wanted, source):
-    if _has_classifier(wanted, source):
-        return False
-    if source.layouts:
-        return source.table.is_head(name)
-    entry = source.table.entry(name)
-    return entry is not None and any(source.table.is_head(official) for official in entry.official)
-
-
-def _around_backbone(name, wanted, source):
-    if _has_classifier(wanted, source):
-        return False
-    return not source.layouts and source.table.entry(name) is None
-
-
-def _dense_task(name, wanted, source):
-    if _has_classifier(wanted, source):
-        return False
-    stored = source.stored_names.get(name, "")
-    dense = any("backbone." in stored_name for stored_name in source.stored_names.values())
-    return dense and "backbone." not in stored
-
-
-def _second_classifier(name, wanted, source):
-    head = source.tensors.get(source.classifier[0])
-    if head is None or source.table.is_official(name) or not source.layouts:
-        return False
-    shape, features = source.tensors[name].shape, head.shape[-1]
-    if len(shape) == 2:
-        return features in shape
-    matrix = source.tensors.get(f"{name.rpartition('.')[0]}.weight")
-    return matrix is not None and matrix.shape == (*shape, features)
-
-
-# Tensors of a file that a model may have no place for. Each rule takes the tensor's name, the
-# names that the model wants, and the source.
-_ALLOWED_UNEXPECTED: dict[str, Callable[[str, set, _Source], bool]] = {
-    "the model has no classification head": _head_of_the_file,
-    "heads of a detection or segmentation model, outside its `backbone.`": _dense_task,
-    "other layers around the backbone in a Keras file": _around_backbone,
-    # H's and G's files with 21841 classes are larger than their model by one matrix on the
-    # classifier's 768 inputs, of a name that is documented nowhere.
-    "a second classifier: a matrix on the classifier's inputs": _second_classifier,
-}
 
 
 def _wrong_shapes(variables, needs, source):
@@ -323,8 +282,7 @@ def _mismatch(model, source, missing, unused, shapes):
         lines.append("The file has layer scales: build the model with layer_scale=1.0.")
     if any(name.endswith(("gamma1", "gamma2")) for name in missing):
         lines.append("The file has no layer scales: build the model with layer_scale=None.")
-    if set(source.classifier) <= set(missing):
-        lines.append("The file has no classifier: build the model with include_top=False.")
+    lines += _about_heads(source, missing)
     if source.layouts:
         try:
             guess = infer.infer_config({n: t.shape for n, t in source.tensors.items()})
@@ -333,6 +291,15 @@ def _mismatch(model, source, missing, unused, shapes):
         else:
             lines.append(f"By its shapes the file holds {infer.describe(guess)}.")
     return "\n".join(lines)
+
+
+def _about_heads(source, missing):
+    """Lines about a head, or a part of it, that the file lacks as a whole."""
+    if set(source.classifier[-2:]) <= set(missing):
+        return [f"The file has no classifier: {source.table.without_classifier}."]
+    if any(map(optional(source), missing)):
+        return ["The file has no auxiliary head: build the model with auxiliary=False."]
+    return []
 
 
 def _assign(variables, needs, source, progress):

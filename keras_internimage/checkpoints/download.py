@@ -14,8 +14,9 @@ import urllib.error
 import keras
 
 from keras_internimage.checkpoints import published
-from keras_internimage.checkpoints.errors import DownloadError
+from keras_internimage.checkpoints.errors import CheckpointError, DownloadError
 from keras_internimage.checkpoints.published import Published
+from keras_internimage.checkpoints.read import open_checkpoint
 from keras_internimage.files import atomic_write
 
 # A connection that stays silent for so long is given up.
@@ -56,7 +57,9 @@ def fetch(row: Published) -> str:
     Processes that want the same file at once wait for the one that downloads it.
 
     Returns:
-        The path of the file, verified by size and SHA-256.
+        The path of the file, verified by size and SHA-256. Where no SHA-256 is known, by its size,
+        if that is, and by its being a checkpoint that can be opened; the file's own SHA-256 is
+        printed and kept, and from then on it is verified by that.
 
     Raises:
         DownloadError: the file could not be had, or is not the published one.
@@ -85,40 +88,73 @@ def _stamp_path(path):
     return f"{path}.verified.json"
 
 
-def _stamp(path, row):
+def _stamp(path, digest):
     status = os.stat(path)
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": row.sha256}
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
 
 
 def _write_stamp(path, row):
+    """Remembers a verified file; where no SHA-256 is known, from now on it is this file's."""
+    digest = _expected_digest(path, row)
+    if digest is None:
+        digest = published.sha256(path)
+        print(
+            f"{row.name}: no published SHA-256 is known. This file of {os.path.getsize(path)} "
+            f"bytes has {digest}; a later change will be noticed by it."
+        )
     with atomic_write(_stamp_path(path)) as unfinished:
         with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(_stamp(path, row), file)
+            json.dump(_stamp(path, digest), file)
+
+
+def _read_stamp(path):
+    try:
+        with open(_stamp_path(path), encoding="utf-8") as file:
+            stamp = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _expected_digest(path, row):
+    """The published SHA-256; where it is not known that of the first file here, or None."""
+    return row.sha256 or _read_stamp(path).get("sha256")
 
 
 def _is_stamped(path, row):
     """Whether the file is the one that was verified: nothing of it is read."""
+    digest = _expected_digest(path, row)
     try:
-        with open(_stamp_path(path), encoding="utf-8") as file:
-            return json.load(file) == _stamp(path, row)
-    except (OSError, ValueError):
+        return digest is not None and _read_stamp(path) == _stamp(path, digest)
+    except OSError:
         return False
 
 
-def _difference(path, row):
-    """What tells a file from the published one, None if nothing does."""
+def _difference(path, row, expected):
+    """What tells a file from the published one, None if nothing does.
+
+    Args:
+        path, row: the file, and what it should be.
+        expected: the SHA-256 that it must have, None where none is known.
+    """
     size = os.path.getsize(path)
-    if size != row.bytes:
+    if row.bytes not in (None, size):
         return f"{size} bytes instead of {row.bytes}"
+    if expected is None:
+        try:
+            open_checkpoint(path)
+        except CheckpointError as error:
+            return f"no checkpoint in it ({error})"
+        return None
     digest = published.sha256(path)
-    return None if digest == row.sha256 else f"another SHA-256: {digest}"
+    return None if digest == expected else f"another SHA-256: {digest}"
 
 
 def _verify_cached(path, row):
     """Verify a file of the cache that has no valid stamp; False: it is to be downloaded."""
     if not os.path.exists(path):
         return False
-    difference = _difference(path, row)
+    difference = _difference(path, row, _expected_digest(path, row))
     if difference is None:
         _write_stamp(path, row)
         return True
@@ -154,7 +190,7 @@ def _download(path, row):
                 )
         except Exception as error:  # get_file wraps what it meets in plain Exceptions
             raise _failure(row, path, _reason(error)) from error
-        difference = _difference(arrived, row)
+        difference = _difference(arrived, row, _expected_digest(path, row))
         if difference is not None:
             raise _failure(row, path, f"what arrived has {difference}")
         os.replace(arrived, path)
@@ -172,8 +208,10 @@ def _reason(error):
 
 
 def _failure(row, path, reason):
+    size = f"{row.bytes} bytes" if row.bytes else "of a size that is not known"
+    digest = f"SHA-256 {row.sha256}" if row.sha256 else "SHA-256 not known"
     return DownloadError(
         f"{row.name} could not be downloaded ({reason.rstrip('.')}). Without a connection, get "
-        f"{row.url} on another machine ({row.bytes} bytes, SHA-256 {row.sha256}) and save it as "
+        f"{row.url} on another machine ({size}, {digest}) and save it as "
         f"{path}, or pass its path as `weights`. Received: weights={row.name!r}"
     )

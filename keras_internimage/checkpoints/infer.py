@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 
 from keras_internimage.checkpoints.errors import CheckpointError
-from keras_internimage.checkpoints.names import RenameTable
+from keras_internimage.checkpoints.names import RenameTable, families
 from keras_internimage.variants import VARIANTS
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,12 +23,21 @@ class Guess:
         variant: key of `VARIANTS` when the geometry is a published one, else None.
         classes: width of the classifier, None without one.
         unseen: arguments that leave no trace in shapes and were taken at their default.
+        family: "classifier" (also for a backbone alone) or "upernet".
+        head: arguments of `keras_internimage.UperNet` besides; empty for a classifier.
     """
 
     config: dict
     variant: str | None
     classes: int | None
     unseen: tuple[str, ...]
+    family: str = "classifier"
+    head: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def table(self) -> RenameTable:
+        """The rename table of the model."""
+        return families.TABLES[self.family]
 
 
 def infer_config(shapes: Shapes, offset_scale: float | None = None) -> Guess:
@@ -66,8 +75,22 @@ def infer_config(shapes: Shapes, offset_scale: float | None = None) -> Guess:
     else:
         config["offset_scale"] = 1.0
         unseen = ("offset_scale",)
-    head = shapes.get("head.weight")
-    return Guess(config, variant, head[0] if head else None, unseen)
+    family = families.of_official(shapes)
+    predictions = shapes.get(families.TABLES[family].classifier_names[-2])
+    classes = predictions[0] if predictions else None
+    return Guess(config, variant, classes, unseen, family, _head(family, shapes))
+
+
+def _head(family, shapes):
+    """Arguments of a head that its shapes tell."""
+    if family != "upernet":
+        return {}
+    predictions = shapes.get("decode_head.conv_seg.weight", ())
+    auxiliary = any(map(families.TABLES[family].is_optional, shapes))
+    return {
+        "auxiliary": auxiliary,
+        **({"channels": predictions[1]} if len(predictions) == 4 else {}),
+    }
 
 
 def _config(shapes):
@@ -147,9 +170,9 @@ def _variant(config):
     return None
 
 
-def expected_names(guess: Guess, table: RenameTable) -> list[str]:
+def expected_names(guess: Guess) -> list[str]:
     """Names of all tensors that the official checkpoint of a guessed model holds."""
-    entries = table.expand(guess.config, head=guess.classes is not None)
+    entries = guess.table.expand({**guess.config, **guess.head}, head=guess.classes is not None)
     return [name for entry in entries for name in entry.official]
 
 
@@ -158,6 +181,8 @@ def describe(guess: Guess) -> str:
     config = guess.config
     size = f"channels={config['channels']}, depths={config['depths']}, groups={config['groups']}"
     name = f"InternImage-{guess.variant}" if guess.variant else "an InternImage"
+    if guess.family == "upernet":
+        name = f"UperNet on {name}"
     scale = ", layer_scale" if config["layer_scale"] else ""
     return f"{name} ({size}{scale})"
 

@@ -14,7 +14,7 @@ import zipfile
 import numpy as np
 
 from keras_internimage.checkpoints.errors import CheckpointError
-from keras_internimage.checkpoints.names import RenameTable
+from keras_internimage.checkpoints.names import RenameTable, families
 from keras_internimage.checkpoints.tensors import DTYPES, Tensor, record_start
 
 _WEIGHTS_RECORD = "model.weights.h5"
@@ -95,8 +95,12 @@ def _opened(path):
             yield file
 
 
-def read(path: str | os.PathLike, table: RenameTable) -> KerasFile:
+def read(path: str | os.PathLike, table: RenameTable | None = None) -> KerasFile:
     """What the Keras weights file at `path` holds of the models of a rename table.
+
+    Args:
+        path: of the file.
+        table: None takes the one that has most of the file's weights.
 
     Raises:
         CheckpointError: it is no such file, damaged, or holds none of InternImage's weights.
@@ -119,6 +123,8 @@ def read(path: str | os.PathLike, table: RenameTable) -> KerasFile:
         raise CheckpointError(
             f"The file must be a complete Keras weights file ({error}). Received: path={path}"
         ) from error
+    if table is None:
+        table = families.of_layers((layer, index) for layer, index, _, _ in found.values())
     tensors, unknown = {}, []
     for location, (layer, index, shape, dtype) in found.items():
         name = table.weight_path(layer, index)

@@ -1,7 +1,12 @@
-"""The published ImageNet checkpoints of InternImage, one row each.
+"""The published checkpoints of InternImage, one row each.
 
-Sizes, hashes and revisions are those of the files at the hub; top-1 accuracies those of
-the official model zoo, on ImageNet-1k's validation images at the row's resolution.
+Sizes, hashes and revisions are those of the files at the hub; accuracies those of the official
+model zoo: top-1 on ImageNet-1k's validation images at the row's resolution, mIoU on ADE20K's or
+Cityscapes'.
+
+Of the segmentation models' files no hash is known here, and of some no size. They are verified
+by what is known, and by their names and shapes when they are loaded; the hash of the first file
+that arrived is printed and kept, and a later change of the file noticed by it.
 """
 
 import dataclasses
@@ -12,6 +17,8 @@ BASE_URL = "https://huggingface.co/OpenGVLab/InternImage/resolve"
 BASE_URL_VARIABLE = "KERAS_INTERNIMAGE_WEIGHTS_URL"
 
 IMAGENET_CLASSES = {"imagenet": 1000, "imagenet22k": 21841}
+# Keywords for files of segmentation models: the data sets they were trained on.
+SEGMENTATION_DATA = ("ade20k", "cityscapes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +29,17 @@ class Published:
         name: the file's name without `.pth`.
         variant: key of `keras_internimage.variants.VARIANTS`.
         classes: width of the classifier.
-        resolution: side in pixels of the images it was trained on.
+        resolution: side in pixels of the images it was trained on; of a segmentation model the
+            shorter side that the images were resized to for the published accuracy.
         stored_dtype: type of the file's weights.
-        bytes, sha256: of the file.
-        revision: commit of the hub's repository that holds it.
+        bytes, sha256: of the file, None where not known.
+        revision: commit of the hub's repository that holds it, or its branch.
         top1: accuracy on ImageNet-1k in percent, None for the 21841 classes.
+        task: "classification" or "segmentation".
+        data: what a segmentation model was trained on: "ade20k", "cityscapes", or
+            "mapillary2cityscapes" where Mapillary Vistas came first.
+        miou: mean intersection over union in percent, at one scale.
+        miou_multiscale: the same, averaged over six scales and flips.
     """
 
     name: str
@@ -34,10 +47,14 @@ class Published:
     classes: int
     resolution: int
     stored_dtype: str
-    bytes: int
-    sha256: str
+    bytes: int | None
+    sha256: str | None
     revision: str
     top1: float | None = None
+    task: str = "classification"
+    data: str = "imagenet"
+    miou: float | None = None
+    miou_multiscale: float | None = None
 
     @property
     def file(self) -> str:
@@ -48,6 +65,27 @@ class Published:
         base = os.environ.get(BASE_URL_VARIABLE) or BASE_URL
         return f"{base.rstrip('/')}/{self.revision}/{self.file}"
 
+
+def _upernet(variant, crop, data, resolution, size, miou, miou_multiscale):
+    return Published(
+        f"upernet_internimage_{variant.lower()}_{crop}_160k_{data}",
+        variant,
+        150,
+        resolution,
+        "float16",
+        size,
+        None,
+        "main",
+        task="segmentation",
+        data=data,
+        miou=miou,
+        miou_multiscale=miou_multiscale,
+    )
+
+
+# The heads for Cityscapes have 150 outputs, too, of which the first 19 mean something.
+_CITYSCAPES = ("512x1024", "cityscapes", 1024, None)
+_MAPILLARY = ("512x1024", "mapillary2cityscapes", 1024, None)
 
 PUBLISHED = (
     Published(
@@ -167,12 +205,26 @@ PUBLISHED = (
         "1501730de8ff7b027245a757e072eefe17b4719c5b3c519e57b03173d45edf2f",
         "2a176f5fc43372af2d94b097140e35e08c5132bc",
     ),
+    #        variant, crop, data, resolution, bytes, mIoU at one scale and at several with flips
+    _upernet("T", "512", "ade20k", 512, 118421699, 47.9, 48.1),
+    _upernet("S", "512", "ade20k", 512, 160017103, 50.1, 50.9),
+    _upernet("B", "512", "ade20k", 512, 257057487, 50.8, 51.3),
+    _upernet("L", "640", "ade20k", 640, 511514591, 53.9, 54.1),
+    _upernet("XL", "640", "ade20k", 640, 735793991, 55.0, 55.3),
+    _upernet("H", "896", "ade20k", 896, None, 59.9, 60.3),
+    _upernet("T", *_CITYSCAPES, 82.58, 83.40),
+    _upernet("S", *_CITYSCAPES, 82.74, 83.45),
+    _upernet("B", *_CITYSCAPES, 83.18, 83.97),
+    _upernet("L", *_CITYSCAPES, 83.68, 84.41),
+    _upernet("XL", *_CITYSCAPES, 83.62, 84.28),
+    _upernet("L", *_MAPILLARY, 85.94, 86.22),
+    _upernet("XL", *_MAPILLARY, 86.20, 86.42),
 )
 
 
-def names() -> tuple[str, ...]:
-    """Names of all published checkpoints."""
-    return tuple(row.name for row in PUBLISHED)
+def names(task: str | None = None) -> tuple[str, ...]:
+    """Names of the published checkpoints, of all or of those for one task."""
+    return tuple(row.name for row in PUBLISHED if task in (None, row.task))
 
 
 def find(name: str) -> Published:
@@ -195,16 +247,19 @@ def for_variant(variant: str, weights: str = "imagenet") -> Published:
 
     Args:
         variant: `"T"`, `"S"`, `"B"`, `"L"`, `"XL"`, `"H"` or `"G"`.
-        weights: `"imagenet"` (1000 classes) or `"imagenet22k"` (21841 classes).
+        weights: `"imagenet"` (1000 classes) or `"imagenet22k"` (21841 classes); `"ade20k"` or
+            `"cityscapes"` for segmentation.
 
     Raises:
         ValueError: no such checkpoint was published; the message lists those that were.
     """
-    classes = IMAGENET_CLASSES.get(weights)
-    for row in PUBLISHED:
-        if row.variant == variant and row.classes == classes:
+    task = "segmentation" if weights in SEGMENTATION_DATA else "classification"
+    rows = [row for row in PUBLISHED if (row.variant, row.task) == (variant, task)]
+    for row in rows:
+        trained = row.data if task == "segmentation" else row.classes
+        if trained == IMAGENET_CLASSES.get(weights, weights):
             return row
-    available = ", ".join(row.name for row in PUBLISHED if row.variant == variant) or "none"
+    available = ", ".join(row.name for row in rows) or "none"
     raise ValueError(
         f"`weights` must be published for the variant (for {variant!r}: {available}). "
         f"Received: weights={weights!r}"
@@ -212,13 +267,22 @@ def for_variant(variant: str, weights: str = "imagenet") -> Published:
 
 
 def by_file(path: str | os.PathLike) -> Published | None:
-    """The published checkpoint whose size and SHA-256 a file has, or None."""
+    """The published checkpoint whose size and SHA-256 a file has, or None.
+
+    Where no SHA-256 is known, a file of the size may be another one: None.
+    """
     size = os.path.getsize(path)
-    candidates = [row for row in PUBLISHED if row.bytes == size]
+    candidates = [row for row in PUBLISHED if row.bytes == size and row.sha256 is not None]
     if not candidates:
         return None
     digest = sha256(path)
     return next((row for row in candidates if row.sha256 == digest), None)
+
+
+def by_size(path: str | os.PathLike) -> list[Published]:
+    """The published checkpoints without a known SHA-256 whose size a file has."""
+    size = os.path.getsize(path)
+    return [row for row in PUBLISHED if row.sha256 is None and row.bytes == size]
 
 
 def sha256(path: str | os.PathLike) -> str:

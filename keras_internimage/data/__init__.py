@@ -4,6 +4,7 @@ from keras_internimage.data.balance import balanced_order, class_weights
 from keras_internimage.data.folders import Images, scan
 from keras_internimage.data.layout import FolderError
 from keras_internimage.data.loader import EpochSetter, ImageFiles
+from keras_internimage.data.segmentation_classes import segmentation_classes
 
 __all__ = [
     "EpochSetter",
@@ -13,4 +14,5 @@ __all__ = [
     "balanced_order",
     "class_weights",
     "scan",
+    "segmentation_classes",
 ]

@@ -35,6 +35,9 @@ def write_onnx(model, path, options, deform_conv):
     import torch
     from onnxscript import opset20 as op
 
+    # Defines the operation also where the model has no DCNv3.
+    from keras_internimage.ops import deform_conv as definition
+
     def translation(inputs, offset, mask, kernel_size, strides, padding, dilation_rate, groups):
         channels = inputs.shape[1]
         ones = np.ones((channels, 1, *kernel_size), "float32")
@@ -56,7 +59,7 @@ def write_onnx(model, path, options, deform_conv):
     with tracing.operators("deform_conv" if deform_conv else "portable"):
         program = torch_program.trace(model, options)
     if deform_conv:
-        table[torch.ops.keras_internimage.deform_conv.default] = translation
+        table[definition.operation()] = translation
     with torch_program.quiet():
         written = torch.onnx.export(
             program,

@@ -8,11 +8,16 @@ from keras_internimage.layers.blocks import (
 )
 from keras_internimage.layers.dcnv3 import DCNv3, set_implementation
 from keras_internimage.layers.drop_path import DropPath
+from keras_internimage.layers.fusion import FusionConvolution
+from keras_internimage.layers.resampling import AdaptiveAveragePooling2D, BilinearResizing
 
 __all__ = [
+    "AdaptiveAveragePooling2D",
     "AttentionPooling",
+    "BilinearResizing",
     "DCNv3",
     "DropPath",
+    "FusionConvolution",
     "InternImageBlock",
     "InternImageDownsample",
     "InternImageStem",

@@ -66,7 +66,7 @@ def skip_initialization(follow=True):
     They start as zeros then: random numbers of a model with billions of parameters take minutes,
     and what it takes to draw them more memory than the model.
     """
-    token = _skip_initialization.set(follow)
+    token = _skip_initialization.set(follow or _skip_initialization.get())
     try:
         yield
     finally:

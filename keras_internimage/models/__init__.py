@@ -11,6 +11,15 @@ from keras_internimage.models.applications import (
 )
 from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.models.classifier import InternImage
+from keras_internimage.models.segmentation import (
+    UperNet,
+    UperNetB,
+    UperNetH,
+    UperNetL,
+    UperNetS,
+    UperNetT,
+    UperNetXL,
+)
 from keras_internimage.variants import VARIANTS, Variant, scale, stack
 
 __all__ = [
@@ -23,6 +32,13 @@ __all__ = [
     "InternImageS",
     "InternImageT",
     "InternImageXL",
+    "UperNet",
+    "UperNetB",
+    "UperNetH",
+    "UperNetL",
+    "UperNetS",
+    "UperNetT",
+    "UperNetXL",
     "VARIANTS",
     "Variant",
     "scale",

@@ -106,7 +106,7 @@ def InternImage(
         [InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
         Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)
     """
-    arguments.check_weights(weights, published.names())
+    arguments.check_weights(weights, published.names(None if not include_top else "classification"))
     arguments.check_top(include_top, pooling, classes)
     if include_top and weights is not None:
         arguments.check_activation(

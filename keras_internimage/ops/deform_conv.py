@@ -49,6 +49,11 @@ def dcnv3(inputs, offset, mask, geometry, mask_activation):
     return outputs.permute(0, 2, 3, 1)
 
 
+def operation():
+    """PyTorch's name for the operation, as its exporters find it in a graph."""
+    return torch.ops.keras_internimage.deform_conv.default
+
+
 def _order(geometry):
     """Which channels of ours make those of `DeformConv`, and what the grid's scale adds to them."""
     rows, columns = geometry.kernel_size

@@ -93,6 +93,31 @@ def same(model, weights, but=()):
     )
 
 
+def run(capsys, *arguments):
+    """Runs `internimage-convert`: exit code, standard output, standard error."""
+    from keras_internimage.weights_convert.cli import main
+
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys, *arguments):
+    """Exit code 2, one line on standard error, nothing else."""
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+def fields(out):
+    """What `inspect` printed, by its labels."""
+    found = {}
+    for line in out.splitlines():
+        found.setdefault(line[:12].strip(), line[12:])
+    return found
+
+
 @pytest.fixture(scope="session")
 def weights():
     """`weights(name)`: the official tensors of a tiny model."""

@@ -5,6 +5,7 @@ from deterministic import model_config, model_shapes
 from keras_internimage.checkpoints import CheckpointError, infer, infer_config
 from keras_internimage.checkpoints.names import BATCH_COUNTER
 from keras_internimage.checkpoints.names.classifier import TABLE
+from keras_internimage.checkpoints.read import official_name
 from keras_internimage.models import VARIANTS
 
 pytestmark = pytest.mark.any_backend
@@ -59,8 +60,22 @@ def test_parameters_are_counted(variant):
 
 @pytest.mark.parametrize("name", [*TINY, *SIZES.values()])
 def test_expected_names_are_all_names(name):
-    expected = infer.expected_names(infer_config(shapes_of(name)), TABLE)
+    expected = infer.expected_names(infer_config(shapes_of(name)))
     assert sorted(expected) == sorted(shapes_of(name))
+
+
+def test_upernet():
+    shapes = {official_name(k): s for k, s in shapes_of("upernet_internimage_t").items()}
+    guess = infer_config(shapes)
+    assert (guess.variant, guess.classes, guess.family) == ("T", 150, "upernet")
+    assert guess.head == {"auxiliary": True, "channels": 512}
+    assert infer.describe(guess).startswith("UperNet on InternImage-T (channels=64, ")
+    assert sorted(infer.expected_names(guess)) == sorted(shapes)
+    assert infer.parameters(shapes, guess.table) == 59_077_148
+    decoder = {k: s for k, s in shapes.items() if not k.startswith("auxiliary_head.")}
+    guess = infer_config(decoder)
+    assert guess.head == {"auxiliary": False, "channels": 512}
+    assert sorted(infer.expected_names(guess)) == sorted(decoder)
 
 
 def test_a_backbone_of_a_dense_task():
@@ -73,7 +88,7 @@ def test_a_backbone_of_a_dense_task():
     assert guess.variant == "T"
     assert guess.config["layer_scale"] == 1.0
     assert guess.classes is None
-    assert sorted(infer.expected_names(guess, TABLE)) == sorted(shapes)
+    assert sorted(infer.expected_names(guess)) == sorted(shapes)
     # 28,769,520 parameters: 28,754,672 and two scales per block.
     assert infer.parameters(shapes, TABLE) == 28_769_520
 

@@ -4,10 +4,17 @@ from checkpoints.conftest import TINY, build
 from deterministic import MODELS, model_shapes
 
 from keras_internimage.checkpoints import infer_config
-from keras_internimage.checkpoints.names import BATCH_COUNTER, RenameTable, Row, backbone
+from keras_internimage.checkpoints.names import (
+    BATCH_COUNTER,
+    RenameTable,
+    Row,
+    backbone,
+    families,
+)
 from keras_internimage.checkpoints.names.classifier import HEAD, TABLE
 from keras_internimage.checkpoints.names.layouts import CONV
 from keras_internimage.checkpoints.names.table import once, twice
+from keras_internimage.checkpoints.read import official_name
 
 pytestmark = pytest.mark.any_backend
 
@@ -47,7 +54,7 @@ def test_another_family_is_another_list_of_rows():
         Row("lateral_conv{k}", "neck.lateral_convs.{k-1}.conv", CONV, twice(once)),
         Row("classes", "decode_head.conv_seg", CONV),
     )
-    table = RenameTable(backbone.ROWS, rows, classifier="classes")
+    table = RenameTable(backbone.ROWS, rows, classifiers=("classes",), without_classifier="")
     assert table.entry("x/lateral_conv2/kernel").official == ("neck.lateral_convs.1.conv.weight",)
     assert table.entry("predictions/kernel") is None
     assert table.entry("stem/conv1/kernel") == TABLE.entry("stem/conv1/kernel")
@@ -60,7 +67,8 @@ def test_another_family_is_another_list_of_rows():
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_every_name_of_the_official_models_is_known(name):
-    unknown = [key for key in model_shapes(name) if not TABLE.is_official(key)]
+    table = families.TABLES["upernet" if name.startswith("upernet") else "classifier"]
+    unknown = [key for key in map(official_name, model_shapes(name)) if not table.is_official(key)]
     assert all(key.endswith(BATCH_COUNTER) for key in unknown)
 
 

@@ -9,18 +9,37 @@ from keras_internimage.models import VARIANTS
 pytestmark = pytest.mark.any_backend
 
 
+CLASSIFIERS = [row for row in published.PUBLISHED if row.task == "classification"]
+SEGMENTERS = [row for row in published.PUBLISHED if row.task == "segmentation"]
+
+
 def test_table_is_well_formed():
-    assert len(published.PUBLISHED) == 11
+    assert len(CLASSIFIERS) == 11
     for column in ("name", "sha256", "bytes"):
-        assert len({getattr(row, column) for row in published.PUBLISHED}) == 11
-    for row in published.PUBLISHED:
+        assert len({getattr(row, column) for row in CLASSIFIERS}) == 11
+    for row in CLASSIFIERS:
         assert len(row.sha256) == 64 and int(row.sha256, 16)
         assert len(row.revision) == 40 and int(row.revision, 16)
         assert row.classes in (1000, 21841)
         assert (row.top1 is None) == (row.classes == 21841)
 
 
-@pytest.mark.parametrize("row", published.PUBLISHED, ids=lambda row: row.name)
+def test_segmentation_models():
+    assert len(SEGMENTERS) == 13 == len({row.name for row in SEGMENTERS})
+    assert published.names() == published.names("classification") + published.names("segmentation")
+    for row in SEGMENTERS:
+        # Nothing is known of their hashes, and nothing claimed.
+        assert (row.sha256, row.revision, row.top1) == (None, "main", None)
+        assert 40 < row.miou < row.miou_multiscale < 90
+        assert row.url.endswith(f"/main/{row.name}.pth")
+    for variant in ("T", "S", "B", "L", "XL", "H"):
+        assert published.for_variant(variant, "ade20k").data == "ade20k"
+    assert published.for_variant("L", "cityscapes").data == "cityscapes"
+    with pytest.raises(ValueError, match="for 'H': upernet_internimage_h.*weights='cityscapes'"):
+        published.for_variant("H", "cityscapes")
+
+
+@pytest.mark.parametrize("row", CLASSIFIERS, ids=lambda row: row.name)
 def test_file_sizes_are_those_of_the_variants(row):
     shapes = model_shapes(f"internimage_{row.variant.lower()}")
     shapes["head.weight"] = (row.classes, shapes["head.weight"][1])

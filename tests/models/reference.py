@@ -17,6 +17,7 @@ from keras import ops
 
 import keras_internimage
 from keras_internimage.checkpoints.names.classifier import TABLE
+from keras_internimage.checkpoints.read import official_name
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "models"
 TINY = ("tiny_prenorm", "tiny_postnorm", "tiny_h", "tiny_g", "tiny_remove_center")
@@ -47,11 +48,11 @@ def official_gradients(name):
         return {row["name"]: (float(row["norm"]), float(row["probe"])) for row in rows}
 
 
-def check_places(model, shapes):
+def check_places(model, shapes, table=TABLE):
     """Raise unless the model's variables hold exactly the official tensors of these shapes."""
     held = {}
     for variable in model.variables:
-        entry = TABLE.entry(variable.path)
+        entry = table.entry(variable.path)
         if entry is None:
             raise AssertionError(f"{variable.path} is no weight of InternImage")
         made_of = entry.layout.official_shapes(tuple(variable.shape))
@@ -61,14 +62,16 @@ def check_places(model, shapes):
         raise AssertionError(f"other names or shapes: {sorted(held.items() ^ shapes.items())}")
 
 
-def fill(model, name):
+def fill(model, name, table=TABLE):
     """Give a model the reference weights, checking that it holds exactly the official tensors."""
-    shapes, seed = official_shapes(name), int(numbers(name)["seed"])
-    check_places(model, shapes)
+    stored, seed = official_shapes(name), int(numbers(name)["seed"])
+    # Those of dense tasks are stored below `backbone.`, and their values made from those names.
+    names = {official_name(key): key for key in stored}
+    check_places(model, {key: stored[name] for key, name in names.items()}, table)
     for variable in model.variables:
-        official = TABLE.entry(variable.path).official
-        tensors = {key: official_weight(key, shapes[key], seed) for key in official}
-        variable.assign(TABLE.to_keras(variable.path, tensors))
+        official = table.entry(variable.path).official
+        tensors = {key: official_weight(names[key], stored[names[key]], seed) for key in official}
+        variable.assign(table.to_keras(variable.path, tensors))
     return model
 
 

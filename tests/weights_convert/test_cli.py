@@ -5,7 +5,16 @@ import sys
 
 import numpy as np
 import pytest
-from checkpoints.conftest import build, same, save_pth, save_safetensors, save_sharded
+from checkpoints.conftest import (
+    build,
+    fields,
+    refused,
+    run,
+    same,
+    save_pth,
+    save_safetensors,
+    save_sharded,
+)
 from checkpoints.conftest import weights as weights  # a fixture
 from checkpoints.test_download import row as row  # fixtures
 from checkpoints.test_download import server as server
@@ -14,20 +23,6 @@ from keras_internimage.checkpoints import published
 from keras_internimage.weights_convert.cli import main
 
 NAME = "tiny_remove_center"
-
-
-def run(capsys, *arguments):
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def refused(capsys, *arguments):
-    """Exit code 2, one line on standard error, nothing else."""
-    code, out, err = run(capsys, *arguments)
-    assert code == 2 and out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1
-    return err
 
 
 def process(*arguments):
@@ -67,13 +62,6 @@ def test_without_a_command(capsys):
         main([])
     assert caught.value.code == 2
     assert "COMMAND" in capsys.readouterr().err
-
-
-def fields(out):
-    found = {}
-    for line in out.splitlines():
-        found.setdefault(line[:12].strip(), line[12:])
-    return found
 
 
 @pytest.mark.any_backend

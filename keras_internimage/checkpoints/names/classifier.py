@@ -42,4 +42,9 @@ HEAD = (
     Row("predictions", "head", LINEAR),
 )
 
-TABLE = RenameTable(backbone.ROWS, HEAD, classifier="predictions")
+TABLE = RenameTable(
+    backbone.ROWS,
+    HEAD,
+    classifiers=("predictions",),
+    without_classifier="build the model with include_top=False",
+)

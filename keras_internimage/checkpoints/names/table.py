@@ -93,12 +93,16 @@ class RenameTable:
     Attributes:
         backbone: rows of stem and stages.
         head: rows of what follows them.
-        classifier: the layer of `head` whose width is the number of classes.
+        classifiers: the layers of `head` whose width is the number of classes, the main one last.
+        without_classifier: what to do with a file that lacks the classifier.
+        optional: what official names of a part of the head begin with that a model may lack.
     """
 
     backbone: tuple[Row, ...]
     head: tuple[Row, ...]
-    classifier: str
+    classifiers: tuple[str, ...]
+    without_classifier: str
+    optional: tuple[str, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -186,18 +190,22 @@ class RenameTable:
         """Whether an official tensor belongs to the head rather than to the backbone."""
         return official_name.startswith(self._head_modules)
 
+    def is_optional(self, official_name: str) -> bool:
+        """Whether an official tensor belongs to a part of the head that a model may lack."""
+        return official_name.startswith(self.optional)
+
     def is_official(self, name: str) -> bool:
         """Whether `name` is one of the names that the official models use."""
         return self._official_pattern.fullmatch(name) is not None
 
     @property
     def classifier_paths(self) -> tuple[str, ...]:
-        """Paths of the classifier's variables, its bias last."""
-        return tuple(f"{self.classifier}/{leaf}" for leaf in ("kernel", "bias"))
+        """Paths of the classifiers' variables, the main one's bias last."""
+        return tuple(f"{layer}/{leaf}" for layer in self.classifiers for leaf in ("kernel", "bias"))
 
     @property
     def classifier_names(self) -> tuple[str, ...]:
-        """Official names of the classifier's tensors, its bias last."""
+        """Official names of the classifiers' tensors, the main one's bias last."""
         return tuple(
             name for path in self.classifier_paths for name in self.known_entry(path).official
         )

@@ -1,0 +1,24 @@
+"""The rename tables of all families of models, and which of them a file belongs to."""
+
+from collections.abc import Iterable
+
+from keras_internimage.checkpoints.names import classifier, upernet
+from keras_internimage.checkpoints.names.table import RenameTable
+
+TABLES = {"classifier": classifier.TABLE, "upernet": upernet.TABLE}
+
+
+def of_official(names: Iterable[str]) -> str:
+    """The family whose head official tensors of these names belong to; a backbone's classifier."""
+    names = list(names)
+    return max(TABLES, key=lambda family: sum(map(TABLES[family].is_head, names)))
+
+
+def of_layers(weights: Iterable[tuple[str, int]]) -> RenameTable:
+    """The table that has most of the weights `(layer, index)` of a Keras file."""
+    weights = list(weights)
+
+    def known(table):
+        return sum(table.weight_path(*weight) is not None for weight in weights)
+
+    return max(TABLES.values(), key=known)

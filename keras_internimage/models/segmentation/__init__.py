@@ -1,0 +1,13 @@
+"""Segmentation models as Keras Functional models: UperNet over InternImage or another backbone."""
+
+from keras_internimage.models.segmentation.applications import (
+    UperNetB,
+    UperNetH,
+    UperNetL,
+    UperNetS,
+    UperNetT,
+    UperNetXL,
+)
+from keras_internimage.models.segmentation.upernet import UperNet
+
+__all__ = ["UperNet", "UperNetB", "UperNetH", "UperNetL", "UperNetS", "UperNetT", "UperNetXL"]

@@ -1,0 +1,247 @@
+"""The published sizes of UperNet on InternImage, in the manner of keras.applications."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import keras
+
+from keras_internimage.checkpoints import load_weights, published
+from keras_internimage.checkpoints.names.classifier import TABLE
+from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.models.arguments import check_weights as check_backbone_weights
+from keras_internimage.models.backbone import InternImageBackbone
+from keras_internimage.models.segmentation import arguments
+from keras_internimage.models.segmentation.upernet import UperNet
+from keras_internimage.variants import VARIANTS
+
+_Function = TypeVar("_Function", bound=Callable[..., keras.Model])
+_Weights = str | os.PathLike | None
+_Shape = tuple[int | None, int | None, int]
+
+_ARGUMENTS = """
+
+    The backbone is that of the official segmentation models: InternImage-T, too, has layer scales.
+    Images must be preprocessed by `keras_internimage.preprocess_input`.
+
+    Args:
+        weights: None (random initialization), {keywords}, the name of a published checkpoint, or
+            a path to `.weights.h5`, `.keras` or an official `.pth` or `.safetensors`. The heads
+            for Cityscapes have 150 outputs as well, of which the first 19 mean something.
+        input_shape: (height, width, channels), channels last; height and width may be None.
+        classes: number of classes. If the weights have another number, everything but the last
+            convolutions is loaded and a line says so.
+        auxiliary: whether the model also gives the auxiliary head's logits; see `UperNet`.
+        output_size: "input" or "quarter": the size of the logits; see `UperNet`.
+        backbone_weights: what the backbone starts from: None, or whatever `InternImage` takes as
+            `weights`, such as {pretrained}. Excludes `weights`.
+        name: name of the model.
+        **kwargs: further arguments of `keras_internimage.UperNet` (`channels`, `drop_rate`,
+            `dtype`) and of `keras_internimage.InternImageBackbone` (`drop_path_rate`,
+            `implementation`, or any that changes the architecture).
+
+    Returns:
+        A Keras Functional model of logits; see `UperNet`.
+
+    Raises:
+        ValueError: an argument is not as said above, or the weights do not fit the model.
+
+    Reference:
+        [InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
+        Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)
+    """
+
+# Arguments of `UperNet`; all others are the backbone's.
+_HEAD_ARGUMENTS = ("channels", "drop_rate")
+# The initial layer scale of the official models where the classifier of the size has none.
+_LAYER_SCALE = 1.0
+
+
+def _with_arguments(function: _Function) -> _Function:
+    """Add what all sizes' arguments mean to the first line of a function's docstring."""
+    row = VARIANTS[function.__name__.removeprefix("UperNet")]
+    pretrained = '"imagenet"' if row.resolution == 224 else '"imagenet22k"'
+    keywords = '"ade20k"' if row.use_clip_projector else '"ade20k", "cityscapes"'
+    text = _ARGUMENTS.format(keywords=keywords, pretrained=pretrained)
+    function.__doc__ = (function.__doc__ or "") + text
+    return function
+
+
+def dense_config(variant: str) -> dict[str, Any]:
+    """Arguments of a variant's backbone in the official segmentation models."""
+    config = VARIANTS[variant].config()
+    config.pop("use_clip_projector")
+    if not config["res_post_norm"]:
+        config["layer_scale"] = config["layer_scale"] or _LAYER_SCALE
+    return config
+
+
+def _build(variant, weights, backbone_weights, input_shape, kwargs, **options):
+    if weights is not None and backbone_weights is not None:
+        raise ValueError(
+            "`weights` hold the backbone's, so that `backbone_weights` must be None. "
+            f"Received: weights={weights!r}, backbone_weights={backbone_weights!r}"
+        )
+    arguments.check_weights(weights)
+    check_backbone_weights(backbone_weights, published.names())
+    head = {name: kwargs.pop(name) for name in _HEAD_ARGUMENTS if name in kwargs}
+    dtype = kwargs.get("dtype")
+    with skip_initialization(weights is not None or backbone_weights is not None):
+        backbone = InternImageBackbone(
+            **{**dense_config(variant), **kwargs},
+            image_shape=input_shape,
+            name=f"internimage_{variant.lower()}",
+        )
+    # As the official code, which starts T's layer scales at 1: the classifier has none.
+    load_weights(backbone, backbone_weights, table=TABLE, variant=variant, keep_layer_scale=True)
+    return UperNet(backbone, weights=weights, variant=variant, dtype=dtype, **head, **options)
+
+
+@_with_arguments
+def UperNetT(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_t",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on InternImage-T: 59 M parameters with the auxiliary head."""
+    return _build(
+        "T",
+        weights,
+        backbone_weights,
+        input_shape,
+        kwargs,
+        classes=classes,
+        auxiliary=auxiliary,
+        output_size=output_size,
+        name=name,
+    )
+
+
+@_with_arguments
+def UperNetS(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_s",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on InternImage-S: 80 M parameters with the auxiliary head."""
+    return _build(
+        "S",
+        weights,
+        backbone_weights,
+        input_shape,
+        kwargs,
+        classes=classes,
+        auxiliary=auxiliary,
+        output_size=output_size,
+        name=name,
+    )
+
+
+@_with_arguments
+def UperNetB(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_b",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on InternImage-B: 128 M parameters with the auxiliary head."""
+    return _build(
+        "B",
+        weights,
+        backbone_weights,
+        input_shape,
+        kwargs,
+        classes=classes,
+        auxiliary=auxiliary,
+        output_size=output_size,
+        name=name,
+    )
+
+
+@_with_arguments
+def UperNetL(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_l",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on InternImage-L: 256 M parameters with the auxiliary head."""
+    return _build(
+        "L",
+        weights,
+        backbone_weights,
+        input_shape,
+        kwargs,
+        classes=classes,
+        auxiliary=auxiliary,
+        output_size=output_size,
+        name=name,
+    )
+
+
+@_with_arguments
+def UperNetXL(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_xl",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on InternImage-XL: 368 M parameters with the auxiliary head."""
+    return _build(
+        "XL",
+        weights,
+        backbone_weights,
+        input_shape,
+        kwargs,
+        classes=classes,
+        auxiliary=auxiliary,
+        output_size=output_size,
+        name=name,
+    )
+
+
+@_with_arguments
+def UperNetH(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_h",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on InternImage-H: 1.12 B parameters with the auxiliary head."""
+    return _build(
+        "H",
+        weights,
+        backbone_weights,
+        input_shape,
+        kwargs,
+        classes=classes,
+        auxiliary=auxiliary,
+        output_size=output_size,
+        name=name,
+    )

@@ -1,0 +1,103 @@
+"""UperNet as KerasHub's users know models: a task with its preprocessor. Needs KerasHub.
+
+```python
+from keras_internimage.models.segmentation.keras_hub import UperNetImageSegmenter
+```
+
+This import also lets `keras.saving.load_model` read a saved task.
+"""
+
+import keras
+import keras_hub
+
+from keras_internimage.models.backbone import InternImageBackbone
+from keras_internimage.models.network import limit_remat_to_blocks
+from keras_internimage.models.segmentation import arguments
+from keras_internimage.models.segmentation.head import Heads, logits
+
+# ImageNet's, of pixels from 0 to 1.
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+
+
+@keras.saving.register_keras_serializable(package="keras_internimage")
+class UperNetImageConverter(keras_hub.layers.ImageConverter):
+    """KerasHub's `ImageConverter` with the normalisation of the official models.
+
+    Args:
+        **kwargs: of `keras_hub.layers.ImageConverter`, such as `image_size`.
+    """
+
+    backbone_cls = InternImageBackbone
+
+    def __init__(self, **kwargs):
+        # Pixels from 0 to 255.
+        normalisation = {
+            "scale": [1 / (255 * deviation) for deviation in _DEVIATION],
+            "offset": [-m / deviation for m, deviation in zip(_MEAN, _DEVIATION, strict=True)],
+            "data_format": "channels_last",
+        }
+        super().__init__(**{**normalisation, **kwargs})
+
+
+@keras.saving.register_keras_serializable(package="keras_internimage")
+class UperNetImageSegmenterPreprocessor(keras_hub.models.ImageSegmenterPreprocessor):
+    """KerasHub's `ImageSegmenterPreprocessor` for `UperNetImageSegmenter`."""
+
+    backbone_cls = InternImageBackbone
+    image_converter_cls = UperNetImageConverter
+
+
+@keras.saving.register_keras_serializable(package="keras_internimage")
+class UperNetImageSegmenter(keras_hub.models.ImageSegmenter):
+    """`keras_internimage.UperNet` as a `keras_hub.models.ImageSegmenter`.
+
+    As KerasHub's tasks, it is compiled for one-hot masks `(N, H, W, num_classes)` unless another
+    loss is chosen, and preprocesses images in `fit` and `predict`.
+
+    Args:
+        backbone: as for `UperNet`.
+        num_classes: number of classes.
+        preprocessor: a `UperNetImageSegmenterPreprocessor`, or None for images that are
+            preprocessed already.
+        channels, drop_rate: as for `UperNet`.
+        dtype: data type or policy of the head's layers.
+
+    Raises:
+        ValueError: an argument is not as said above.
+    """
+
+    backbone_cls = InternImageBackbone
+    preprocessor_cls = UperNetImageSegmenterPreprocessor
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        preprocessor=None,
+        channels: int = 512,
+        drop_rate: float = 0.1,
+        dtype=None,
+        **kwargs,
+    ):
+        maps = arguments.pyramid(backbone)
+        arguments.check(num_classes, "input", channels, drop_rate)
+        inputs = backbone.inputs[0]
+        scores = Heads(num_classes, drop_rate, dtype).decode(maps, channels)
+        super().__init__(inputs=inputs, outputs=logits(scores, inputs, "logits"), **kwargs)
+        limit_remat_to_blocks(self)
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        self.num_classes = num_classes
+        self.channels = channels
+        self.drop_rate = drop_rate
+        if dtype is not None:
+            self.dtype_policy = keras.dtype_policies.get(dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "channels": self.channels,
+            "drop_rate": self.drop_rate,
+        }
