@@ -137,9 +137,7 @@ class FileBatches(keras.utils.PyDataset):
         order = self.order(epoch)
         first = index * self.batch_size
         places = range(first, min(first + self.batch_size, len(order)))
-        futures = [
-            self._decoders.submit(self.read, epoch, place, order[place]) for place in places
-        ]
+        futures = [self._decoders.submit(self.read, epoch, place, order[place]) for place in places]
         items = [future.result() for future in futures]
         positions = [int(order[place]) for place in places]
         if any(item is None for item in items):

@@ -26,6 +26,7 @@ if TYPE_CHECKING or "keras" in sys.modules:
         without_weight_decay,
     )
     from keras_internimage.training.losses import loss
+    from keras_internimage.training.mask_augmentations import MaskAugmentation
     from keras_internimage.training.optimizers import LayerwiseAdamW, optimizer
     from keras_internimage.training.recipes import RECIPES, RandAugment, Recipe, recipe
     from keras_internimage.training.schedules import WarmupSchedule
@@ -35,6 +36,7 @@ _MODULE_OF = {
     "RECIPES": "recipes",
     "Augmentation": "augmentations",
     "LayerwiseAdamW": "optimizers",
+    "MaskAugmentation": "mask_augmentations",
     "RandAugment": "recipes",
     "Recipe": "recipes",
     "WarmupSchedule": "schedules",
@@ -51,6 +53,7 @@ __all__ = [
     "RECIPES",
     "Augmentation",
     "LayerwiseAdamW",
+    "MaskAugmentation",
     "RandAugment",
     "Recipe",
     "WarmupSchedule",
