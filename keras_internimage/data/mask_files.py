@@ -81,7 +81,8 @@ def _numbers(image, encoding):
     if mode == "RGB":
         if not encoding.palette:
             raise MaskError(
-                "is in colours, which needs a classes.txt with lines `name R G B` beside the folders"
+                "is in colours, which needs a classes.txt with lines `name R G B` beside the "
+                "folders"
             )
         return _by_colour(np.asarray(image, "int32"), encoding)
     if mode not in ("1", "L", "P", "I") and not mode.startswith("I;16"):

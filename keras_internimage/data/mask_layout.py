@@ -56,8 +56,8 @@ def mask_layout(folder: str | os.PathLike, reduce_zero_label: bool | None = None
     It is one of these; a mask has its image's name, but for the suffix, and folders below are
     part of the name:
 
-    - `images/` and `masks/` (or `annotations/`, `labels/`), each with `train/` and `val/` inside, or
-      these two with `images/` and `masks/` inside, or without such parts;
+    - `images/` and `masks/` (or `annotations/`, `labels/`), each with `train/` and `val/` inside,
+      or these two with `images/` and `masks/` inside, or without such parts;
     - ADE20K as downloaded (`ADEChallengeData2016`): 150 classes, 0 is ignored;
     - PASCAL VOC as downloaded (`VOC2012`, or `VOCdevkit` with one of them): 21 classes, the
       images that `ImageSets/Segmentation/train.txt` and `val.txt` list.

@@ -1,6 +1,7 @@
 """Batches of images and masks from files: for every backend, with threads.
 
-As with `ImageFiles`, what a batch holds is a function of (seed, epoch, index) and of the files alone.
+As with `ImageFiles`, what a batch holds is a function of (seed, epoch, index) and of the files
+alone.
 """
 
 import math

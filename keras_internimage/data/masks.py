@@ -1,4 +1,4 @@
-"""A folder of images and masks: what is in it, and what is wrong with it, before training starts."""
+"""A folder of images and masks: what is in it, and what is wrong with it, before training."""
 
 import concurrent.futures
 import dataclasses
@@ -102,10 +102,12 @@ def scan_segmentation(
     encoding = layout.encoding
     if encoding.classes is None and classes is not None:
         encoding = dataclasses.replace(encoding, classes=classes)
-    train, validation = layout.train, layout.validation
+    train: list[Pair] = layout.train
+    validation: list[Pair] | None = layout.validation
     bad = list(layout.problems)
     if part is not None:
-        train, validation = [], train if validation is None else validation
+        validation = train if validation is None else validation
+        train = []
         bad = _of_part(bad, validation)
     elif validation is not None:
         bad += _on_both_sides(train, validation, layout.folder)
@@ -119,11 +121,10 @@ def scan_segmentation(
         else:
             bad.append(problem)
     problems = [] if skip_bad else [f"{_shown(file, layout.folder)}: {why}" for file, why in bad]
-    train, validation = (
-        None if side is None else [pair for pair in side if pair in pixels]
-        for side in (train, validation)
-    )
-    total = sum(pixels.values(), np.zeros(256, "int64"))
+    train = [pair for pair in train if pair in pixels]
+    if validation is not None:
+        validation = [pair for pair in validation if pair in pixels]
+    total = _sum(pixels, pixels)
     names = layout.class_names or _numbered(total, encoding)
     problems += _classes_seen(total, names, encoding, bool(pixels) and part is None)
     if not pixels and not problems:
@@ -139,7 +140,7 @@ def scan_segmentation(
                 f"There must be an image {what}. Received: {layout.folder} with "
                 f"{count(len(pixels), 'image')} that can be used"
             )
-    sums = [sum((pixels[p] for p in side), np.zeros(256, "int64")) for side in (train, validation)]
+    sums = [_sum(pixels, side)[: len(names)] for side in (train, validation)]
     return SegmentationImages(
         layout.folder,
         names,
@@ -147,7 +148,8 @@ def scan_segmentation(
         tuple(train),
         tuple(validation),
         dataclasses.replace(encoding, classes=len(names)),
-        *(tuple(map(int, counts[: len(names)])) for counts in sums),
+        train_pixels=tuple(sums[0].tolist()),
+        validation_pixels=tuple(sums[1].tolist()),
         bad=tuple(bad) if skip_bad else (),
         notes=tuple(_notes(layout, train, bad if skip_bad else [], pixels, total, names)),
     )
@@ -193,6 +195,11 @@ def _on_both_sides(train, validation, folder):
         if other is not None:
             problems.append((image, f"is for validation, too, as {shown(other, folder)}"))
     return problems
+
+
+def _sum(pixels, pairs):
+    """The number of pixels of each value, in the masks of some pairs."""
+    return sum((pixels[pair] for pair in pairs), np.zeros(256, "int64"))
 
 
 def _numbered(total, encoding):
@@ -256,7 +263,7 @@ def _notes(layout, train, bad, pixels, total, names):
     empty = sum(1 for counts in pixels.values() if not counts[:IGNORED].any())
     if empty:
         notes.append(f"{count(empty, 'mask')} without a pixel that counts.")
-    used = sum((pixels[pair] for pair in train), np.zeros(256, "int64")) if train else total
+    used = _sum(pixels, train) if train else total
     absent = [name for name, pixels in zip(names, used, strict=False) if not pixels]
     if absent:
         listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")

@@ -53,7 +53,7 @@ def read_classes(
         text = line.strip()
         match = re.fullmatch(r"(.*\S)\s+(\d+)\s+(\d+)\s+(\d+)", text)
         name = match[1] if match else text
-        colour = tuple(map(int, match.groups()[1:])) if match else None
+        colour = (int(match[2]), int(match[3]), int(match[4])) if match else None
         problem = None
         if not name:
             problem = "an empty line"

@@ -32,13 +32,13 @@ class MaskAugmentation:
     The defaults are those of mmsegmentation's recipe for ADE20K, under which the published UperNet
     files were trained. In this order:
 
-    1. The image is resized, keeping its ratio, as large as fits into `scale` times a factor, uniform
-       in `scale_range`: images bilinear, masks to the nearest pixel.
+    1. The image is resized, keeping its ratio, as large as fits into `scale` times a factor,
+       uniform in `scale_range`: images bilinear, masks to the nearest pixel.
     2. A random crop of `crop`, less where the image is smaller. Up to ten crops are tried until
        no class has `largest_class_share` or more of the pixels that count.
     3. Mirroring with probability `flip`.
-    4. Brightness plus up to `brightness`; contrast times a factor in `contrast`, before or after the
-       rest; saturation times a factor in `saturation`; hue plus up to `hue` degrees. Each with
+    4. Brightness plus up to `brightness`; contrast times a factor in `contrast`, before or after
+       the rest; saturation times a factor in `saturation`; hue plus up to `hue` degrees. Each with
        probability 1/2.
 
     What is missing to `crop` is filled up at the right and below: the mask with `ignore_value`, the

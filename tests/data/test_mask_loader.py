@@ -1,4 +1,4 @@
-"""Batches of images and masks are a function of seed, epoch and index; whole ones for evaluation."""
+"""Batches of images and masks: a function of seed, epoch and index; whole for evaluation."""
 
 import masks
 import numpy as np
