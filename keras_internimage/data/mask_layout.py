@@ -96,6 +96,18 @@ def mask_layout(folder: str | os.PathLike, reduce_zero_label: bool | None = None
     return layout
 
 
+def holds_masks(folder: str | os.PathLike) -> bool:
+    """Whether a folder is laid out as `mask_layout` says, by the names of the folders in it."""
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        return False
+    inner = _folders(folder)
+    names = {path.name.lower() for path in inner}
+    pairs = [names, *({x.name.lower() for x in _folders(p)} for p in inner if kind_of(p.name))]
+    archives = {_ADE, _VOC} & {path.name for path in inner}
+    return bool(archives) or _is_voc(folder) or any(n & IMAGES and n & MASKS for n in pairs)
+
+
 def _name_classes(layout, reduce_zero_label):
     ignored = ()
     if (layout.folder / palettes.FILE).is_file():
