@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
         "--ground-truth",
         metavar="FILE",
         help="labels of a flat folder: lines `name number`; or a number or WordNet id for each "
-        "image, in ILSVRC2012_validation_ground_truth.txt its numbers (default: ImageNet's files, where "
-        "they lie in FOLDER or beside it)",
+        "image, in ILSVRC2012_validation_ground_truth.txt its numbers (default: "
+        "ImageNet's files, where they lie in FOLDER or beside it)",
     )
     group.add_argument("--batch-size", type=int, default=16, metavar="N", help="default 16")
     group.add_argument("--resolution", type=int, metavar="PIXELS", help="default: the model's")

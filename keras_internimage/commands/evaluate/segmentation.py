@@ -48,8 +48,8 @@ class WholeImage:
 
     def __init__(self, model, source):
         shape = model.output_shape
-        self.of_dict = isinstance(shape, dict)
-        shape = shape.get("logits") if self.of_dict else shape
+        if isinstance(shape, dict):
+            shape = shape.get("logits")
         fits = isinstance(model.input_shape, tuple) and model.input_shape[3:] == (3,)
         if not fits or not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] is None:
             raise ValueError(
@@ -69,7 +69,7 @@ class WholeImage:
             image = image.resize(size, Image.Resampling.BILINEAR)
         batch = preprocess_input(np.asarray(image, "float32"))[None]
         outputs = self.model.predict_on_batch(batch)
-        logits = outputs["logits"] if self.of_dict else outputs
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs
         if logits.shape[1:3] != (height, width):
             logits = keras.ops.image.resize(
                 logits, (height, width), "bilinear", data_format="channels_last"
