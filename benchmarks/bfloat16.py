@@ -2,10 +2,10 @@
 
     python benchmarks/bfloat16.py [--backends torch tensorflow jax] [--threads N] [--batch 8]
 
-- Time: inference of InternImage-T, images of 224 pixels, on each backend with `dtype=None` (float32),
-  `"mixed_bfloat16"` and `"bfloat16"`; the processes take turns. Prints the time over that of
-  float32 on the same backend, the median over the rounds: 0.5 is half the time. What is timed is
-  what `benchmarks/model.py` times.
+- Time: inference of InternImage-T, images of 224 pixels, on each backend with `dtype=None`, which
+  is float32, `"mixed_bfloat16"` and `"bfloat16"`; the processes take turns. Prints the time over
+  that of float32 on the same backend, the median over the rounds: 0.5 is half the time. What is
+  timed is what `benchmarks/model.py` times.
 - Classes: a small InternImage learns in float32 which quarter of which of scikit-learn's two sample
   photographs a piece of 64 x 64 pixels was cut from, eight classes. Prints how many of the pieces
   held out get the same class by the same weights in bfloat16.

@@ -21,7 +21,10 @@ import tempfile
 BACKENDS = ("tensorflow", "jax", "torch")
 VARIABLE = "KERAS_BACKEND"
 # The scripts that an installation puts beside Python; a test compares them with setup.cfg.
-COMMANDS = ("internimage-convert", "internimage-export", "internimage-predict", "internimage-train")
+COMMANDS = (
+    *("internimage-convert", "internimage-evaluate", "internimage-export"),
+    *("internimage-predict", "internimage-train"),
+)
 PACKAGE = __name__.partition(".")[0]
 
 

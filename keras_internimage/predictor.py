@@ -99,19 +99,26 @@ class Predictor:
         order = np.argsort(-scores, kind="stable")[:top]
         return tuple((self.labels[i], float(scores[i])) for i in order)
 
-    def stream(self, images: collections.abc.Sequence, batch_size: int):
+    def stream(
+        self, images: collections.abc.Sequence, batch_size: int, exif_orientation: bool = True
+    ):
         """Predicts image by image while the next ones are read in threads.
+
+        `exif_orientation` is that of `preprocessing.load_image`.
 
         Yields:
             `(image, scores, None)` in order, or `(image, None, error)` for what cannot be read.
         """
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
         with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            waiting = collections.deque(self._submit(pool, batch) for batch in batches[:AHEAD])
+            waiting = collections.deque(
+                self._submit(pool, batch, exif_orientation) for batch in batches[:AHEAD]
+            )
             for number, batch in enumerate(batches):
                 read = [future.result() for future in waiting.popleft()]
                 if number + AHEAD < len(batches):
-                    waiting.append(self._submit(pool, batches[number + AHEAD]))
+                    following = batches[number + AHEAD]
+                    waiting.append(self._submit(pool, following, exif_orientation))
                 readable = [pixels for pixels, _ in read if pixels is not None]
                 scores = iter(())
                 if readable:
@@ -122,8 +129,8 @@ class Predictor:
                 for image, (pixels, error) in zip(batch, read, strict=True):
                     yield (image, None, error) if pixels is None else (image, next(scores), None)
 
-    def _submit(self, pool, batch):
-        return [pool.submit(_read, image, self.resolution) for image in batch]
+    def _submit(self, pool, batch, exif_orientation):
+        return [pool.submit(_read, x, self.resolution, exif_orientation) for x in batch]
 
     def export(self, path: str | os.PathLike, **options) -> pathlib.Path:
         """Writes the model as a file for another program, with preprocessing and labels.
@@ -363,11 +370,11 @@ def _sequence(images):
     return found
 
 
-def _read(image, size):
+def _read(image, size, exif_orientation):
     from keras_internimage.preprocessing import load_image
 
     try:
-        return load_image(image, size), None
+        return load_image(image, size, exif_orientation=exif_orientation), None
     except FileNotFoundError:
         return None, FileNotFoundError(f"An image must exist. Received: {image}, no such file")
     except ValueError as error:

@@ -231,6 +231,28 @@ def read_image(
     return _turned(_eight_bits(image, path), orientation)
 
 
+def read_orientation(path: "str | os.PathLike") -> int:
+    """EXIF's note of how the camera was held, 1 to 8; 1 (upright) where there is none.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file is no readable image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.format == "PNG":  # it may come behind the pixels
+                image.load()
+            return _orientation(image)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"path must be an image that Pillow reads. Received: path={path} ({error})"
+        ) from error
+
+
 def _loaded(image, exif_orientation, at_least):
     """An opened image with its pixels, as they are stored, and its orientation."""
     from PIL import Image

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import keras
+import masks
 import numpy as np
 import pytest
 import small_models
@@ -66,6 +67,10 @@ def test_block_runs(number, offline, capsys):
     names = {}
     if "flowers-internimage" in BLOCKS[number]:
         trained(offline / "flowers-internimage")
+    if "streets" in BLOCKS[number]:
+        masks.folder(offline / "streets", 2)
+        layer = keras.layers.Conv2D(2, 1, data_format="channels_last")
+        names["model"] = keras.Sequential([keras.Input((None, None, 3)), layer])
     exec(compile(BLOCKS[number], f"README.md, Python block {number + 1}", "exec"), names)
     if "decode_predictions" in BLOCKS[number]:
         printed = capsys.readouterr().out
@@ -74,6 +79,8 @@ def test_block_runs(number, offline, capsys):
         assert sorted(label for label, _ in names["prediction"]) == ["daisy", "tulip"]
     if "model.save" in BLOCKS[number]:
         assert keras.saving.load_model("fine_tuned.keras").output_shape == (None, 2)
+    if "streets" in BLOCKS[number]:
+        assert 0 <= names["model"].get_metrics_result()["mean_iou"] <= 1
     if "output" in names:
         assert tuple(names["output"].shape) == (1, 16, 16, 32)
 

@@ -1,9 +1,13 @@
-"""Images on disk as data for training: folders by class, the loader, labels."""
+"""Images on disk as data for training: folders by class, images with masks, loaders, labels."""
 
 from keras_internimage.data.balance import balanced_order, class_weights
+from keras_internimage.data.batches import EpochSetter
 from keras_internimage.data.folders import Images, scan
 from keras_internimage.data.layout import FolderError
-from keras_internimage.data.loader import EpochSetter, ImageFiles
+from keras_internimage.data.loader import ImageFiles
+from keras_internimage.data.mask_files import MaskEncoding, read_mask
+from keras_internimage.data.mask_loader import SegmentationFiles
+from keras_internimage.data.masks import SegmentationImages, scan_segmentation
 from keras_internimage.data.segmentation_classes import segmentation_classes
 
 __all__ = [
@@ -11,8 +15,13 @@ __all__ = [
     "FolderError",
     "ImageFiles",
     "Images",
+    "MaskEncoding",
+    "SegmentationFiles",
+    "SegmentationImages",
     "balanced_order",
     "class_weights",
+    "read_mask",
     "scan",
+    "scan_segmentation",
     "segmentation_classes",
 ]

@@ -7,6 +7,9 @@ import warnings
 from keras_internimage.preprocessing import read_image
 from keras_internimage.progress import Progress
 
+# So many problems are listed; the others are counted.
+SHOWN = 10
+
 
 def unreadable(files, folder, threads):
     """`(path, reason)` of the files that are no whole images."""
@@ -31,22 +34,30 @@ def unreadable(files, folder, threads):
     return bad
 
 
-def why_bad(path):
-    """Why a file is no image to train on, or None if it is one. Reads all of it."""
+def why_bad(path, at_least=lambda size: (1, 1)):
+    """Why a file is no image to train on, or None if it is one. Reads all of it.
+
+    At the smallest scale that the format has, unless `at_least` of `read_image` says otherwise.
+    """
     from PIL import Image
 
+    return reading(
+        path, lambda: read_image(path, at_least=at_least, most_pixels=Image.MAX_IMAGE_PIXELS)
+    )[0]
+
+
+def reading(path, read):
+    """`(reason, None)` why a file cannot be read by a function, or `(None, what it returned)`."""
     if printable(path.name) != path.name:
-        return "the name is no UTF-8"
+        return "the name is no UTF-8", None
     try:
-        # Every byte is read, at the smallest scale that the format has.
-        read_image(path, at_least=lambda size: (1, 1), most_pixels=Image.MAX_IMAGE_PIXELS)
+        return None, read()
     except FileNotFoundError:
-        return "is a link to nothing" if path.is_symlink() else "is not there any more"
+        return ("is a link to nothing" if path.is_symlink() else "is not there any more"), None
     except MemoryError:
-        return "does not fit into memory"
+        return "does not fit into memory", None
     except ValueError as error:
-        return explain(path, error)
-    return None
+        return explain(path, error), None
 
 
 def explain(path, error):
@@ -94,3 +105,18 @@ def shown(path, folder):
 def count(number, noun):
     """`1 file`, `2 files`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def refusal(folder, problems):
+    """Lines of a message that refuses a folder for all of its problems."""
+    lines = [f"The folder must be fit to be trained on. Received: {folder} with"]
+    lines += [f"  {problem}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"  and {len(problems) - SHOWN} more ({len(problems)} in all)")
+    return lines
+
+
+def check_share(name, value):
+    """Raises ValueError unless a share of the images is more than 0 and less than 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be more than 0 and less than 1. Received: {name}={value}")

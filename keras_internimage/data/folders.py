@@ -10,10 +10,17 @@ import unicodedata
 import numpy as np
 
 from keras_internimage.data import duplicates
-from keras_internimage.data.check import count, printable, shown, unreadable
-from keras_internimage.data.layout import FolderError, Found, is_output, parts
+from keras_internimage.data.check import (
+    SHOWN,
+    check_share,
+    count,
+    printable,
+    refusal,
+    shown,
+    unreadable,
+)
+from keras_internimage.data.layout import FolderError, Found, check_given, parts
 
-SHOWN = 10
 # From this ratio of the largest class to the smallest on, a note says how to balance them.
 IMBALANCE = 5
 
@@ -83,24 +90,8 @@ def scan(
             cannot help with.
         ValueError: an argument is out of range.
     """
-    folder = pathlib.Path(folder)
-    if not 0 < validation_split < 1:
-        raise ValueError(
-            "validation_split must be more than 0 and less than 1. "
-            f"Received: validation_split={validation_split}"
-        )
-    if not folder.is_dir():
-        what = "a file" if folder.exists() else "nothing of that name"
-        raise FolderError(f"There must be a folder of images. Received: {folder} ({what})")
-    if printable(str(folder)) != str(folder):
-        raise FolderError(
-            "The path of the folder must be UTF-8, which the output is written in. "
-            f"Received: {printable(str(folder))}"
-        )
-    if is_output(folder):
-        raise FolderError(
-            f"There must be a folder of images. Received: {folder}, the output of a training"
-        )
+    check_share("validation_split", validation_split)
+    folder = check_given(folder)
     found = Found(folder)
     train, validation = parts(found)
     problems = _names(train, validation) + _same_files(train, validation, folder)
@@ -205,10 +196,7 @@ def _number_of_classes(train, folder):
 
 
 def _message(folder, problems, bad, empty):
-    lines = [f"The folder must be fit to be trained on. Received: {folder} with"]
-    lines += [f"  {problem}" for problem in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"  and {len(problems) - SHOWN} more ({len(problems)} in all)")
+    lines = refusal(folder, problems)
     if bad or empty:
         what = []
         if bad:

@@ -5,6 +5,8 @@ import os
 import pathlib
 import re
 
+from keras_internimage.data.check import printable
+
 # What is taken for an image. Some of them Pillow does not read without a plug-in (HEIC, raw files):
 # they are refused by name, where leaving them out in silence would train on half of a folder.
 SUFFIXES = frozenset(
@@ -91,6 +93,28 @@ class Found:
         return {inner.name: self.images(inner) for inner in folders}
 
 
+def check_given(folder: str | os.PathLike) -> pathlib.Path:
+    """The path of a folder to be trained on.
+
+    Raises:
+        FolderError: there is no folder, or one that cannot be trained on.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "nothing of that name"
+        raise FolderError(f"There must be a folder of images. Received: {folder} ({what})")
+    if printable(str(folder)) != str(folder):
+        raise FolderError(
+            "The path of the folder must be UTF-8, which the output is written in. "
+            f"Received: {printable(str(folder))}"
+        )
+    if is_output(folder):
+        raise FolderError(
+            f"There must be a folder of images. Received: {folder}, the output of a training"
+        )
+    return folder
+
+
 def is_output(folder: pathlib.Path) -> bool:
     """Whether a folder is the output of internimage-train."""
     return (folder / _RUN).is_file() and any((folder / name).exists() for name in _OF_A_RUN)
@@ -103,7 +127,7 @@ def parts(found: Found) -> tuple[dict, dict]:
         FolderError: the folder is laid out in a way that cannot be told from others.
     """
     folders, files = found.entries(found.folder)
-    kinds = {inner: _kind(inner.name) for inner in folders}
+    kinds = {inner: kind_of(inner.name) for inner in folders}
     inside = {inner: _classes_inside(inner) for inner in folders}
     training = [x for x in folders if kinds[x] == "training" and inside[x] is not None]
     # A class may be called `train`: a part is told by folders in it, or by the parts beside it.
@@ -156,7 +180,8 @@ def _by_part(found, folders, files, kinds, inside):
     return tuple(classes)
 
 
-def _kind(name):
+def kind_of(name: str) -> str | None:
+    """What a folder is for by its name: "training", "validation", "test" or None."""
     # Also in one word with others: `TrainImages`, `train2017`.
     words = {x.lower() for x in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
     for kind, known in (("test", TEST), ("validation", VALIDATION), ("training", TRAINING)):

@@ -4,31 +4,19 @@ What a batch holds is a function of (seed, epoch, index) and of the files alone.
 therefore sees exactly what an uninterrupted one would have seen.
 """
 
-import concurrent.futures
 import dataclasses
 import math
-import os
-import threading
 
 import keras
 import numpy as np
 
 from keras_internimage.data.balance import balanced_order
-from keras_internimage.data.check import explain
+from keras_internimage.data.batches import AUGMENT, CHANGE, CROP, FileBatches
 from keras_internimage.preprocessing import load_image, preprocess_input, read_image
 from keras_internimage.training.augmentations import augmentation, crop_box
 
-# Streams of random numbers of an epoch; each has its own, whatever the others use.
-_ORDER, _CROP, _AUGMENT, _CHANGE = range(4)
-# Batches made before they are asked for.
-AHEAD = 3
 
-
-class NoImageLeft(ValueError):
-    """None of the files of a batch can be read any more, nor any other."""
-
-
-class ImageFiles(keras.utils.PyDataset):
+class ImageFiles(FileBatches):
     """Batches `(images, labels)` of image files.
 
     For training, an epoch visits every image once, in an order of its own. From each it takes a
@@ -84,11 +72,6 @@ class ImageFiles(keras.utils.PyDataset):
         sampling=None,
         threads=None,
     ):
-        # Keras' own threads hand batches over from one epoch to the next after an early end, and
-        # start before the dataset hears of the new epoch. These here know what they work on.
-        super().__init__(workers=1)
-        if not files:
-            raise ValueError("files must hold at least one image. Received: files=()")
         if sampling not in (None, "balanced"):
             raise ValueError(
                 f"`sampling` must be None or 'balanced'. Received: sampling={sampling!r}"
@@ -98,20 +81,12 @@ class ImageFiles(keras.utils.PyDataset):
                 "`sampling` must be None where `training=False`: an evaluation visits every image "
                 f"once. Received: sampling={sampling!r}, training=False"
             )
-        self.files, self.classes, self.size = tuple(files), classes, size
-        self.sampling = sampling
-        self.batch_size, self.training, self.seed = batch_size, training, seed
+        super().__init__(
+            files, batch_size, training=training, seed=seed, multiple=multiple, threads=threads
+        )
+        self.classes, self.size, self.sampling = classes, size, sampling
         self.change_image, self.augment = change_image, augment
         self.crop = {"scale": crop_scale, "ratio": crop_ratio, "flip": flip}
-        self.epoch, self.skipped = 0, {}
-        self.batches = math.ceil(len(self.files) / batch_size)
-        if training:
-            self.batches = math.ceil(self.batches / multiple) * multiple
-        threads = threads or min(16, os.cpu_count() or 1)
-        self._decoders = concurrent.futures.ThreadPoolExecutor(threads, "decode")
-        self._makers = concurrent.futures.ThreadPoolExecutor(2, "batch")
-        self._lock = threading.Lock()
-        self._coming = {}  # (epoch, index) -> future
 
     @classmethod
     def for_training(cls, files, classes, size, batch_size, recipe, **options):
@@ -136,147 +111,41 @@ class ImageFiles(keras.utils.PyDataset):
             **options,
         )
 
-    def __len__(self):
-        return self.batches
-
-    def __getitem__(self, index):
-        return self.batch(index)[:2]
-
-    def on_epoch_end(self):
-        """Called by Keras."""
-        self.epoch += self.training
-
-    def batch(self, index):
-        """Images, labels and positions (in `files`) of a batch of this epoch."""
-        epoch = self.epoch
-        with self._lock:
-            wanted = [(epoch, ahead) for ahead in range(index, index + 1 + AHEAD)]
-            # At an epoch's end, the next one's first batches: they are made during validation.
-            wanted = [
-                (e + i // self.batches, i % self.batches) if self.training else (e, i)
-                for e, i in wanted
-                if self.training or i < self.batches
-            ]
-            for key in set(self._coming) - set(wanted):
-                self._coming.pop(key).cancel()
-            for key in wanted:
-                if key not in self._coming:
-                    self._coming[key] = self._makers.submit(self._make, *key)
-            future = self._coming.pop((epoch, index))
-        return future.result()
-
-    def close(self):
-        """Ends the threads; what they have not begun is not made."""
-        self._makers.shutdown(wait=False, cancel_futures=True)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-
-    def order(self, epoch):
-        """The positions in `files` that an epoch visits, in order, filled up to whole batches."""
-        if not self.training:
-            return np.arange(len(self.files))
-        random = self._random(epoch, _ORDER)
+    def visited(self, random):
+        """The positions in `files` that an epoch of training visits, in order."""
         if self.sampling == "balanced":
-            order = balanced_order([label for _, label in self.files], self.classes, random)
-        else:
-            order = random.permutation(len(self.files))
-        return np.resize(order, self.batches * self.batch_size)  # repeats from its beginning
+            return balanced_order([label for _, label in self.files], self.classes, random)
+        return super().visited(random)
 
-    def _random(self, epoch, stream, *more):
-        return np.random.default_rng((self.seed, epoch, stream, *more))
-
-    def _make(self, epoch, index):
-        order = self.order(epoch)
-        first = index * self.batch_size
-        places = range(first, min(first + self.batch_size, len(order)))
-        futures = [
-            self._decoders.submit(self._read, epoch, place, order[place]) for place in places
-        ]
-        images = [future.result() for future in futures]
-        positions = [int(order[place]) for place in places]
-        if any(image is None for image in images):
-            images, positions = self._without_bad(epoch, order, places, images, positions)
+    def collate(self, images, positions, epoch, index):
+        """Images and labels of a batch."""
         images = np.stack(images)
         labels = np.zeros((len(positions), self.classes), "float32")
         labels[np.arange(len(positions)), [self.files[i][1] for i in positions]] = 1
         if self.training:
             if self.augment is not None:
-                seed = (self.seed, epoch, _AUGMENT, index)
+                seed = (self.seed, epoch, AUGMENT, index)
                 images, labels = self.augment(images, labels, seed=seed)
                 images = keras.ops.convert_to_numpy(images)
                 labels = keras.ops.convert_to_numpy(labels)
             images = preprocess_input(np.asarray(images, "float32"))
-        return images, np.asarray(labels, "float32"), positions
+        return images, np.asarray(labels, "float32")
 
-    def _read(self, epoch, place, position):
+    def read(self, epoch, place, position):
         """An image for a place in the epoch's order, or None if its file cannot be read."""
         path, _ = self.files[position]
         try:
             if not self.training:
                 return load_image(path, self.size)
-            random = self._random(epoch, _CROP, int(place))
+            random = self.random(epoch, CROP, int(place))
             image = random_crop(path, self.size, random, **self.crop)
-        except FileNotFoundError:
-            self.skipped[path] = "is not there any more"
-        except ValueError as error:
-            try:
-                self.skipped[path] = explain(path, error)
-            except OSError:  # explain looks into the file
-                self.skipped[path] = "cannot be opened any more"
-        else:  # outside of `try`: its errors are not the file's
-            if self.change_image is None:
-                return image
-            return self.change_image(image, (self.seed, epoch, _CHANGE, int(place)))
-        return None
-
-    def _without_bad(self, epoch, order, places, images, positions):
-        good = [i for i, image in enumerate(images) if image is not None]
-        if not self.training and good:
-            return [images[i] for i in good], [positions[i] for i in good]
-        if not good:  # the nearest image after the batch, whatever the batch is for
-            for step in range(len(order)):
-                position = int(order[(places[-1] + 1 + step) % len(order)])
-                image = self._read(epoch, places[0], position)
-                if image is not None:
-                    break
-            else:
-                raise NoImageLeft(
-                    f"At least one image must be readable. Received: {len(self.files)} files, "
-                    f"such as {self.files[0][0]}, that were readable when the training began"
-                )
-            images, positions, good = [image], [position], [0]
-            if not self.training:
-                return images, positions
-        filled, where = [], []
-        for i, place in enumerate(places):
-            if i < len(images) and images[i] is not None:
-                filled.append(images[i])
-                where.append(positions[i])
-                continue
-            # The next good one of the batch, cut anew: not the same picture twice.
-            source = positions[next((g for g in good if g > i), good[0])]
-            image = self._read(epoch, place, source)
-            filled.append(images[good[0]] if image is None else image)
-            where.append(positions[good[0]] if image is None else source)
-        return filled, where
-
-
-class EpochSetter(keras.callbacks.Callback):
-    """Tells a dataset which epoch begins, and the model's random layers where they stand.
-
-    The state of each random layer is set from (seed, epoch), so that a resumed training draws what
-    an uninterrupted one would have drawn.
-    """
-
-    def __init__(self, dataset, seed):
-        super().__init__()
-        self.dataset, self.seed = dataset, seed
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.dataset.epoch = epoch
-        states = [v for v in self.model.non_trainable_variables if v.name == "seed_generator_state"]
-        for index, state in enumerate(states):
-            words = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
-            state.assign(words.astype(keras.backend.standardize_dtype(state.dtype)))
+        except (FileNotFoundError, ValueError) as error:
+            self.skip(path, error)
+            return None
+        # Outside of `try`: its errors are not the file's.
+        if self.change_image is None:
+            return image
+        return self.change_image(image, (self.seed, epoch, CHANGE, int(place)))
 
 
 def random_crop(path, size, random, *, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5):

@@ -53,6 +53,18 @@ def per_class(labels, predicted, classes):
     )
 
 
+def rank(labels, scores):
+    """How many scores are higher than that of each image's true class, `(N,)`.
+
+    Of equal scores the class with the lower index counts as higher, as in `predictions`. Where a
+    score is not finite, it is the number of classes.
+    """
+    true = scores[np.arange(len(labels)), labels][:, None]
+    lower_index = np.arange(scores.shape[1]) < labels[:, None]
+    higher = ((scores > true) | ((scores == true) & lower_index)).sum(-1)
+    return np.where(np.isfinite(scores).all(-1), higher, scores.shape[1])
+
+
 def top_k(labels, scores, k):
     """The share of images whose true class is among the k highest scores.
 
@@ -60,10 +72,8 @@ def top_k(labels, scores, k):
     """
     if not len(labels):
         return np.nan
-    true = scores[np.arange(len(labels)), labels][:, None]
-    lower_index = np.arange(scores.shape[1]) < labels[:, None]
-    rank = ((scores > true) | ((scores == true) & lower_index)).sum(-1)
-    return float(((rank < k) & np.isfinite(scores).all(-1)).mean())
+    k = min(k, scores.shape[1])  # images without finite scores are never right
+    return float((rank(labels, scores) < k).mean())
 
 
 def interval(right, total, z=1.96):

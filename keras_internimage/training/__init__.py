@@ -25,41 +25,68 @@ if TYPE_CHECKING or "keras" in sys.modules:
         learning_rate_multipliers,
         without_weight_decay,
     )
-    from keras_internimage.training.losses import loss
+    from keras_internimage.training.losses import AUXILIARY_WEIGHT, SegmentationLoss, loss
+    from keras_internimage.training.mask_augmentations import MaskAugmentation
+    from keras_internimage.training.metrics import (
+        MeanClassAccuracy,
+        MeanIoU,
+        PixelAccuracy,
+        SegmentationScores,
+        pixel_confusion,
+        segmentation_scores,
+    )
     from keras_internimage.training.optimizers import LayerwiseAdamW, optimizer
     from keras_internimage.training.recipes import RECIPES, RandAugment, Recipe, recipe
     from keras_internimage.training.schedules import WarmupSchedule
 
 # No module may have the name of something public: importing the module would put it in its place.
 _MODULE_OF = {
+    "AUXILIARY_WEIGHT": "losses",
     "RECIPES": "recipes",
     "Augmentation": "augmentations",
     "LayerwiseAdamW": "optimizers",
+    "MaskAugmentation": "mask_augmentations",
+    "MeanClassAccuracy": "metrics",
+    "MeanIoU": "metrics",
+    "PixelAccuracy": "metrics",
     "RandAugment": "recipes",
     "Recipe": "recipes",
+    "SegmentationLoss": "losses",
+    "SegmentationScores": "metrics",
     "WarmupSchedule": "schedules",
     "augmentation": "augmentations",
     "freeze": "layerwise",
     "learning_rate_multipliers": "layerwise",
     "loss": "losses",
     "optimizer": "optimizers",
+    "pixel_confusion": "metrics",
     "recipe": "recipes",
+    "segmentation_scores": "metrics",
     "without_weight_decay": "layerwise",
 }
 
 __all__ = [
+    "AUXILIARY_WEIGHT",
     "RECIPES",
     "Augmentation",
     "LayerwiseAdamW",
+    "MaskAugmentation",
+    "MeanClassAccuracy",
+    "MeanIoU",
+    "PixelAccuracy",
     "RandAugment",
     "Recipe",
+    "SegmentationLoss",
+    "SegmentationScores",
     "WarmupSchedule",
     "augmentation",
     "freeze",
     "learning_rate_multipliers",
     "loss",
     "optimizer",
+    "pixel_confusion",
     "recipe",
+    "segmentation_scores",
     "without_weight_decay",
 ]
 

@@ -59,7 +59,7 @@ class Augmentation:
         if seed is None:
             entropy = self._random.integers(2**32, size=4).tolist()
         else:
-            entropy = _entropy(seed)
+            entropy = entropy_of(seed)
         # Not (*seed, index): trailing zeros would not change what NumPy makes of it.
         of_batch, *of_images = np.random.SeedSequence(entropy).spawn(1 + len(images))
         changed = np.empty(images.shape, "float32")
@@ -85,7 +85,7 @@ class Augmentation:
                 "`image` must be uint8 of the shape (H, W, 3). "
                 f"Received: image.dtype={image.dtype}, image.shape={image.shape}"
             )
-        return self._change(image, np.random.default_rng(_entropy(seed)))
+        return self._change(image, np.random.default_rng(entropy_of(seed)))
 
     def mix(
         self, images: np.ndarray, labels: np.ndarray, seed: Seed
@@ -103,7 +103,7 @@ class Augmentation:
             ValueError: shapes or the seed are not as said.
         """
         labels = _labels(labels, images)
-        random = np.random.default_rng(_entropy(seed))
+        random = np.random.default_rng(entropy_of(seed))
         return self._mix(np.asarray(images, "float32"), labels, random)
 
     def _change(self, pixels, random):
@@ -235,7 +235,7 @@ def _labels(labels, images):
     return labels
 
 
-def _entropy(seed):
+def entropy_of(seed):
     seeds = seed if isinstance(seed, (tuple, list)) else (seed,)
     if not seeds or any(
         isinstance(s, bool) or not isinstance(s, (int, np.integer)) or s < 0 for s in seeds

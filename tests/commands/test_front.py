@@ -16,6 +16,7 @@ import keras_internimage
 HEAVY = {"keras", "numpy", "tensorflow", "jax", "torch", "PIL", "h5py", "matplotlib"}
 COMMANDS = {
     "internimage-convert": "keras_internimage.weights_convert.cli",
+    "internimage-evaluate": "keras_internimage.commands.evaluate.cli",
     "internimage-export": "keras_internimage.commands.export",
     "internimage-predict": "keras_internimage.commands.predict",
     "internimage-train": "keras_internimage.commands.train.cli",

@@ -10,7 +10,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from keras_internimage.data import EpochSetter, ImageFiles, scan
-from keras_internimage.data.loader import NoImageLeft, random_crop
+from keras_internimage.data.batches import NoImageLeft
+from keras_internimage.data.loader import random_crop
 from keras_internimage.preprocessing import load_image, preprocess_input
 
 SIZE = 32

@@ -15,7 +15,8 @@ from keras_internimage.commands.train.settings import CUSTOM
 from keras_internimage.commands.train.training_progress import TrainingProgress
 from keras_internimage.commands.train.weighting import WeightedImageFiles
 from keras_internimage.data import labels
-from keras_internimage.data.loader import EpochSetter, ImageFiles
+from keras_internimage.data.batches import EpochSetter
+from keras_internimage.data.loader import ImageFiles
 from keras_internimage.variants import VARIANTS
 
 

@@ -1,0 +1,1 @@
+"""`internimage-evaluate`: how well a finished model does on a folder of images."""

@@ -1,0 +1,206 @@
+"""mIoU, mAcc and aAcc of a segmentation model, from one confusion matrix."""
+
+import functools
+import pathlib
+from typing import TYPE_CHECKING, Protocol
+
+import keras
+import numpy as np
+
+from keras_internimage import predictor
+from keras_internimage.data.check import reading
+from keras_internimage.data.layout import FolderError
+from keras_internimage.data.mask_files import read_mask
+from keras_internimage.data.mask_layout import mask_layout
+from keras_internimage.data.masks import scan_segmentation
+from keras_internimage.preprocessing import preprocess_input, read_image
+from keras_internimage.progress import Progress
+from keras_internimage.training.metrics import pixel_confusion, segmentation_scores
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+class Segmenter(Protocol):
+    """What is evaluated: anything that gives a class for each pixel of an image.
+
+    Attributes:
+        classes: number of classes.
+    """
+
+    classes: int
+
+    def label_map(self, image: "PIL.Image.Image") -> np.ndarray:
+        """Integers `(H, W)` for an RGB image of that size: 0 to `classes - 1`."""
+
+
+class WholeImage:
+    """A Keras model that sees each image whole, at its own size, or at the model's fixed one.
+
+    Args:
+        model: from normalised images `(N, H, W, 3)` to logits `(N, h, w, classes)`, or to a dict
+            with "logits". Those of another resolution are resized bilinearly.
+        source: where the model is from, for messages.
+
+    Raises:
+        ValueError: it is no such model.
+    """
+
+    def __init__(self, model, source):
+        shape = model.output_shape
+        if isinstance(shape, dict):
+            shape = shape.get("logits")
+        fits = isinstance(model.input_shape, tuple) and model.input_shape[3:] == (3,)
+        if not fits or not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] is None:
+            raise ValueError(
+                "MODEL must take images (N, H, W, 3) and give logits (N, H, W, classes). "
+                f"Received: {source}, from {model.input_shape} to {model.output_shape}"
+            )
+        self.model, self.classes = model, shape[-1]
+
+    def label_map(self, image):
+        """See `Segmenter`."""
+        from PIL import Image
+
+        width, height = image.size
+        rows, columns = self.model.input_shape[1:3]
+        size = (columns or width, rows or height)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        batch = preprocess_input(np.asarray(image, "float32"))[None]
+        outputs = self.model.predict_on_batch(batch)
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+        if logits.shape[1:3] != (height, width):
+            logits = keras.ops.image.resize(
+                logits, (height, width), "bilinear", data_format="channels_last"
+            )
+        return np.argmax(keras.ops.convert_to_numpy(logits)[0], -1)
+
+
+def load_segmenter(place, resolution) -> Segmenter:
+    """The segmenter of a model's file."""
+    if not isinstance(place, pathlib.Path):
+        raise ValueError(
+            "--task segmentation needs a segmentation model. "
+            f"Received: {place.name}, which classifies"
+        )
+    if resolution is not None:
+        raise ValueError(
+            "--resolution is for classification: segmentation models see images at their own size. "
+            f"Received: --resolution {resolution}"
+        )
+    return WholeImage(predictor.load_model(place), place)
+
+
+def evaluate(options, place, say):
+    """Evaluates a segmentation model on a folder of images and masks.
+
+    Returns:
+        `(results, failed)`: what is printed and written, and `(path, reason)` of images and masks
+        that cannot be used.
+
+    Raises:
+        FolderError: the classes are not those of the model, or no pair can be used.
+        ValueError: the file is no segmentation model.
+    """
+    layout = mask_layout(options.folder, options.reduce_zero_label or None)
+    labels = predictor.read_labels(options.labels)
+    if labels is None and isinstance(place, pathlib.Path):
+        labels = predictor.labels_beside(place)
+    if labels is not None:  # before anything long
+        check_classes(layout, len(labels.classes), labels.classes, say)
+    segmenter = load_segmenter(place, options.resolution)
+    check_classes(layout, segmenter.classes, None, say)
+    images = scan_segmentation(layout, skip_bad=True, part="validation", classes=segmenter.classes)
+    for note in images.notes:
+        say(note)
+    counts, failed = confusion(segmenter, images)
+    scores = segmentation_scores(counts)
+    names = images.class_names
+    if labels is not None and len(labels.classes) == len(names) and layout.class_names is None:
+        names = labels.classes
+    published = getattr(place, "miou", None)
+    results = {
+        "images": len(images.validation) - len(failed),
+        "classes": len(names),
+        "reduce_zero_label": images.reduce_zero_label,
+        "miou": _or_none(scores.mean_iou),
+        "macc": _or_none(scores.mean_accuracy),
+        "aacc": _or_none(scores.pixel_accuracy),
+    }
+    if published is not None:
+        results["published"] = {"miou": published / 100, "data": place.data}
+    results["per_class"] = [
+        {"label": name, "iou": _or_none(iou), "accuracy": _or_none(accuracy), "pixels": int(pixels)}
+        for name, iou, accuracy, pixels in zip(
+            names, scores.iou, scores.accuracy, scores.pixels, strict=True
+        )
+    ]
+    return results, [*images.bad, *failed]
+
+
+def confusion(segmenter, images):
+    """`(counts, failed)`: the confusion matrix of all pixels, and files that went bad meanwhile."""
+    classes = segmenter.classes
+    counts, failed = np.zeros((classes, classes), "int64"), []
+    with Progress("Evaluating", len(images.validation)) as progress:
+        for image, mask in images.validation:
+            progress.advance()
+            reason, truth = reading(mask, functools.partial(read_mask, mask, images.encoding))
+            if reason is not None:
+                failed.append((mask, reason))
+                continue
+            reason, pixels = reading(image, functools.partial(read_image, image))
+            if reason is not None:
+                failed.append((image, reason))
+                continue
+            found = segmenter.label_map(pixels)
+            counts += pixel_confusion(truth, found, classes, images.ignore_value)
+    return counts, failed
+
+
+def check_classes(layout, classes, names, say):
+    """Raises FolderError unless a folder's classes are as many as a model's."""
+    there = layout.class_names
+    if there is None:
+        return
+    if len(there) != classes:
+        raise FolderError(
+            f"There must be as many classes as the model has, {classes}. "
+            f"Received: {layout.folder} with {len(there)}"
+        )
+    if names is not None and tuple(names) != tuple(there):
+        if set(names) == set(there):
+            raise FolderError(
+                "The classes must be in the order of the model's. "
+                f"Received: {', '.join(there)} instead of {', '.join(names)}"
+            )
+        say("the classes have other names than the model's; they are compared by their numbers")
+
+
+def lines(results):
+    """Rows `(name, value, remark)` of the table."""
+    published = results.get("published")
+    remark = f"published: {published['miou']:.2%} ({published['data']})" if published else ""
+    zero = "0 is ignored, 1 is the first class" if results["reduce_zero_label"] else ""
+    return [
+        ("images", str(results["images"]), zero),
+        ("mIoU", _percent(results["miou"]), remark),
+        ("mAcc", _percent(results["macc"]), ""),
+        ("aAcc", _percent(results["aacc"]), ""),
+        ("", "", ""),
+        ("class", "IoU", "accuracy"),
+        *(
+            (row["label"], _percent(row["iou"]), _percent(row["accuracy"]))
+            for row in results["per_class"]
+        ),
+    ]
+
+
+def _percent(value):
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _or_none(value):
+    """JSON has no NaN."""
+    return None if np.isnan(value) else float(value)

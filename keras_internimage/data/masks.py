@@ -1,0 +1,271 @@
+"""A folder of images and masks: what is in it, and what is wrong with it, before training."""
+
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import warnings
+
+import numpy as np
+
+from keras_internimage.data import duplicates
+from keras_internimage.data.check import check_share, count, refusal, shown
+from keras_internimage.data.layout import FolderError
+from keras_internimage.data.mask_files import IGNORED, MaskEncoding, examine
+from keras_internimage.data.mask_layout import MaskLayout, Pair, mask_layout
+from keras_internimage.data.palette import Colour, default_palette
+from keras_internimage.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationImages:
+    """What `scan_segmentation` found.
+
+    Attributes:
+        folder: the folder of images and masks.
+        class_names: names of the classes, by their number.
+        palette: a colour `(R, G, B)` for each class.
+        train, validation: `(image, mask)` paths of each pair.
+        encoding: how values of the mask files become class numbers; `read_mask` takes it.
+        train_pixels, validation_pixels: the number of pixels of each class.
+        bad: `(path, reason)` of each image or mask left out, with `skip_bad`.
+        notes: sentences the user should read.
+        ignore_value: the number of pixels that count nowhere, 255.
+    """
+
+    folder: pathlib.Path
+    class_names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    train: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+    encoding: MaskEncoding
+    train_pixels: tuple[int, ...] = ()
+    validation_pixels: tuple[int, ...] = ()
+    bad: tuple[tuple[pathlib.Path, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    ignore_value: int = IGNORED
+
+    @property
+    def reduce_zero_label(self) -> bool:
+        """Whether 0 is ignored in the files, and class `c` is stored as `c + 1`."""
+        return self.encoding.reduce_zero_label
+
+
+def scan_segmentation(
+    folder: "str | os.PathLike | MaskLayout",
+    validation_split: float = 0.2,
+    seed: int = 0,
+    skip_bad: bool = False,
+    threads: int | None = None,
+    *,
+    reduce_zero_label: bool | None = None,
+    classes: int | None = None,
+    part: str | None = None,
+) -> SegmentationImages:
+    """Finds the images and masks of a folder, and reads every one of them to the end.
+
+    `mask_layout` says how the folder may be laid out. Without a part for validation,
+    `round(images * validation_split)` images are kept for it, at least one and never all; copies
+    of one image stay on the same side.
+
+    Refused are: an image without a mask and a mask without an image; what cannot be read; a
+    mask whose size is not that of its upright image, or which may be meant for an image that
+    EXIF turns; a value or colour that is no class; an image for validation that is trained on, too.
+
+    Args:
+        folder: path of the folder, or what `mask_layout` found in it.
+        validation_split: share of the images for validation, more than 0 and less than 1.
+        seed: integer; the same one gives the same split.
+        skip_bad: whether to leave such pairs out instead of refusing them. Of an image that is on
+            both sides, the copy for training is left out.
+        threads: how many read at the same time; None takes one for each processor.
+        reduce_zero_label: as for `mask_layout`.
+        classes: number of classes, where the folder does not tell; None takes the numbers up to
+            the highest in a mask.
+        part: "validation" looks at the part for validation alone, and at all pairs where there is
+            no such part.
+
+    Returns:
+        `SegmentationImages`.
+
+    Raises:
+        FolderError: what is wrong: all of it in one message, by name. It tells what `skip_bad`
+            cannot help with.
+        ValueError: an argument is out of range.
+    """
+    check_share("validation_split", validation_split)
+    if part not in (None, "validation"):
+        raise ValueError(f"part must be 'validation' or None. Received: part={part!r}")
+    layout = folder
+    if not isinstance(layout, MaskLayout):
+        layout = mask_layout(layout, reduce_zero_label)
+    encoding = layout.encoding
+    if encoding.classes is None and classes is not None:
+        encoding = dataclasses.replace(encoding, classes=classes)
+    train: list[Pair] = layout.train
+    validation: list[Pair] | None = layout.validation
+    bad = list(layout.problems)
+    if part is not None:
+        validation = train if validation is None else validation
+        train = []
+        bad = _of_part(bad, validation)
+    elif validation is not None:
+        bad += _on_both_sides(train, validation, layout.folder)
+    pixels = {}
+    known = {path for path, _ in bad}
+    pairs = [pair for pair in dict.fromkeys([*train, *(validation or [])]) if pair[0] not in known]
+    found = _examined(pairs, encoding, threads)
+    for pair, (problem, counts) in zip(pairs, found, strict=True):
+        if problem is None:
+            pixels[pair] = counts
+        else:
+            bad.append(problem)
+    problems = [] if skip_bad else [f"{_shown(file, layout.folder)}: {why}" for file, why in bad]
+    train = [pair for pair in train if pair in pixels]
+    if validation is not None:
+        validation = [pair for pair in validation if pair in pixels]
+    total = _sum(pixels, pixels)
+    names = layout.class_names or _numbered(total, encoding)
+    problems += _classes_seen(total, names, encoding, bool(pixels) and part is None)
+    if not pixels and not problems:
+        problems.append("there is no image with a mask")
+    if problems:
+        skippable = 0 if skip_bad else len(bad)
+        raise FolderError("\n".join(_message(layout.folder, problems, skippable)))
+    if validation is None:
+        train, validation = _split(train, validation_split, seed)
+    for side, what in ((train, "to train on"), (validation, "for validation")):
+        if not side and (part is None or side is validation):
+            raise FolderError(
+                f"There must be an image {what}. Received: {layout.folder} with "
+                f"{count(len(pixels), 'image')} that can be used"
+            )
+    sums = [_sum(pixels, side)[: len(names)] for side in (train, validation)]
+    return SegmentationImages(
+        layout.folder,
+        names,
+        layout.palette or default_palette(len(names)),
+        tuple(train),
+        tuple(validation),
+        dataclasses.replace(encoding, classes=len(names)),
+        train_pixels=tuple(sums[0].tolist()),
+        validation_pixels=tuple(sums[1].tolist()),
+        bad=tuple(bad) if skip_bad else (),
+        notes=tuple(_notes(layout, train, bad if skip_bad else [], pixels, total, names)),
+    )
+
+
+def _examined(pairs, encoding, threads):
+    from PIL import Image
+
+    with (
+        warnings.catch_warnings(),
+        concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
+        Progress("Reading every image and mask once", len(pairs)) as progress,
+    ):
+        # Sizes are judged by name; what Pillow warns of else is not the user's to change.
+        warnings.simplefilter("ignore")
+        Image.init()
+        results = []
+        for result in pool.map(lambda pair: examine(*pair, encoding), pairs):
+            progress.advance()
+            results.append(result)
+    return results
+
+
+def _of_part(problems, pairs):
+    """The problems below the folders that some pairs lie in; all where there is no pair."""
+    folders = {path.parent for pair in pairs for path in pair}
+    return [(path, why) for path, why in problems if not pairs or path.parent in folders]
+
+
+def _on_both_sides(train, validation, folder):
+    """Images to train on that are for validation, too: the same file, or a copy."""
+    images = [[image for image, _ in side] for side in (train, validation)]
+    twin = {one: other for one, other in duplicates.same_files(*images)}
+    held_out = set(images[1])
+    readable = [image for image in dict.fromkeys(images[0] + images[1]) if image.is_file()]
+    for group in duplicates.copies(readable):
+        other = next((image for image in group if image in held_out), None)
+        if other is not None:
+            twin |= {one: other for one in group if one not in held_out}
+    problems = []
+    for image in images[0]:
+        other = twin.get(image, image if image in held_out else None)
+        if other is not None:
+            problems.append((image, f"is for validation, too, as {shown(other, folder)}"))
+    return problems
+
+
+def _sum(pixels, pairs):
+    """The number of pixels of each value, in the masks of some pairs."""
+    return sum((pixels[pair] for pair in pairs), np.zeros(256, "int64"))
+
+
+def _numbered(total, encoding):
+    """Names of classes that nothing names: their numbers."""
+    seen = np.flatnonzero(total[:IGNORED])
+    highest = int(seen.max()) + 1 if len(seen) else 0
+    return tuple(str(number) for number in range(encoding.classes or highest))
+
+
+def _classes_seen(total, names, encoding, for_training):
+    """What is wrong with the classes of all masks together."""
+    seen = np.flatnonzero(total[:IGNORED])
+    if not for_training or len(seen) > 1:
+        return []
+    if not len(seen):
+        return ["all pixels of all masks are ignored"]
+    problem = f"all masks hold one class alone, {names[seen[0]]}, and there must be two or more"
+    if total[IGNORED] and seen[0] == 0 and not encoding.reduce_zero_label:
+        problem += (
+            "; 255 stands for ignored pixels: if it is a class here, number it 1, or give "
+            "classes.txt the lines `background 0 0 0` and `name 255 255 255`"
+        )
+    return [problem]
+
+
+def _message(folder, problems, bad):
+    lines = refusal(folder, problems)
+    if bad:
+        others = len(problems) - bad
+        only = f" Not the other {count(others, 'problem')}." if others else ""
+        what = "this pair" if bad == 1 else f"these {bad}"
+        lines.append(f"--skip-bad leaves {what} out.{only}")
+    return lines
+
+
+def _shown(path, folder):
+    return shown(path, folder) if path.is_relative_to(folder) else str(path)
+
+
+def _split(pairs, share, seed):
+    """Keeps a part for validation; copies of an image are kept together."""
+    groups = {image: [pair] for pair in pairs for image in pair[:1]}
+    for copies in duplicates.copies(list(groups)):
+        for image in copies[1:]:
+            groups[copies[0]] += groups.pop(image)
+    units = list(groups.values())
+    wanted = min(max(1, round(len(pairs) * share)), len(pairs) - 1)
+    kept = set()
+    for index in np.random.default_rng(seed).permutation(len(units)):
+        if len(kept) + len(units[index]) <= wanted:
+            kept.update(units[index])
+    return [pair for pair in pairs if pair not in kept], [pair for pair in pairs if pair in kept]
+
+
+def _notes(layout, train, bad, pixels, total, names):
+    notes = list(layout.notes)
+    if bad:
+        notes.insert(0, f"{count(len(bad), 'image')} or masks left out.")
+    if layout.class_names is None:
+        notes.append(f"No classes.txt: the classes are numbered 0 to {len(names) - 1}.")
+    empty = sum(1 for counts in pixels.values() if not counts[:IGNORED].any())
+    if empty:
+        notes.append(f"{count(empty, 'mask')} without a pixel that counts.")
+    used = _sum(pixels, train) if train else total
+    absent = [name for name, pixels in zip(names, used, strict=False) if not pixels]
+    if absent:
+        listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+        notes.append(f"Without a pixel{' to train on' if train else ''}: {listed}.")
+    return notes

@@ -1,0 +1,327 @@
+"""Folders of images and masks: layouts, encodings, and what is refused before training starts."""
+
+import os
+import shutil
+
+import masks
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_internimage.data import FolderError, MaskEncoding, read_mask, scan_segmentation
+from keras_internimage.data.mask_layout import VOC_CLASSES, mask_layout
+from keras_internimage.data.palette import default_palette, read_classes
+
+pytestmark = pytest.mark.any_backend
+
+
+def refusal(folder, **options):
+    with pytest.raises(FolderError) as caught:
+        scan_segmentation(folder, **options)
+    return str(caught.value)
+
+
+def names(pairs):
+    return [image.stem for image, _ in pairs]
+
+
+class TestLayouts:
+    def test_two_folders(self, tmp_path):
+        found = scan_segmentation(masks.folder(tmp_path), validation_split=0.34, seed=1)
+        assert found.class_names == ("dark", "bright thing") and found.notes == ()
+        assert len(found.train) == 4 and len(found.validation) == 2
+        assert not set(found.train) & set(found.validation)
+        for image, mask in found.train + found.validation:
+            assert image.stem == mask.stem and mask.parent == tmp_path / "masks"
+        assert found == scan_segmentation(tmp_path, validation_split=0.34, seed=1)
+        splits = {scan_segmentation(tmp_path, 0.34, seed).validation for seed in range(5)}
+        assert len(splits) > 1
+        counts = np.zeros(256, int)
+        for _, mask in found.train:
+            counts += np.bincount(np.asarray(Image.open(mask)).ravel(), minlength=256)
+        assert found.train_pixels == tuple(counts[:2]) and counts[255]
+
+    def test_parts_inside_and_outside(self, tmp_path):
+        inside = scan_segmentation(masks.folder(tmp_path / "a", 3, 2))
+        outside = tmp_path / "b"
+        for part in ("train", "val"):
+            for name in ("images", "masks"):
+                shutil.copytree(tmp_path / "a" / name / part, outside / part / name)
+        (outside / "test").mkdir()
+        found = scan_segmentation(outside)
+        for one in (inside, found):
+            assert names(one.train) == ["000", "001", "002"]
+            assert names(one.validation) == ["100", "101"]
+        assert found.class_names == ("0", "1")
+        assert found.notes[:2] == (
+            "test/ is not looked at.",
+            "No classes.txt: the classes are numbered 0 to 1.",
+        )
+
+    def test_ade20k(self, tmp_path):
+        folder = masks.ade20k(tmp_path / "ADEChallengeData2016")
+        rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
+        rows += [f"{i}\t0.1\t1\t1\t1\tclass {i}, other" for i in range(1, 151)]
+        (folder / "objectInfo150.txt").write_text("\n".join(rows))
+        found = scan_segmentation(tmp_path)  # the folder that the archive is in
+        assert found.reduce_zero_label and len(found.class_names) == 150
+        assert found.class_names[:2] == ("class 1, other", "class 2, other")
+        assert len(found.train) == len(found.validation) == 2
+        image, mask = found.validation[0]
+        assert image.name == "ADE_valid_00000050.jpg"
+        np.testing.assert_array_equal(read_mask(mask, found.encoding), masks.pair(50)[1])
+        # 151 is no class, but 150 is.
+        stored = np.asarray(Image.open(mask)).copy()
+        stored[5, 5] = 150
+        Image.fromarray(stored).save(mask)
+        assert read_mask(mask, found.encoding)[5, 5] == 149
+        stored[5, 5] = 151
+        Image.fromarray(stored).save(mask)
+        message = refusal(folder)
+        assert "ADE_valid_00000050.png: has the value 151, where classes are 1 to 150" in message
+
+    def test_voc(self, tmp_path):
+        masks.voc(tmp_path / "VOCdevkit" / "VOC2012")
+        found = scan_segmentation(tmp_path)
+        assert found.class_names == VOC_CLASSES and len(VOC_CLASSES) == 21
+        assert names(found.train) == ["2007_000000", "2007_000001"]
+        assert names(found.validation) == ["2007_000002", "2007_000003"]
+        numbers = read_mask(found.train[0][1], found.encoding)
+        assert set(np.unique(numbers)) == {0, 20, 255}
+        # The published colours: person (15) is (192, 128, 128), the border (224, 224, 192).
+        assert found.palette[15] == (192, 128, 128) and found.palette[1] == (128, 0, 0)
+        assert default_palette(256)[255] == (224, 224, 192)
+        shutil.copytree(tmp_path / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit/VOC2007")
+        assert "must be one of VOC2007 and VOC2012" in refusal(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("folders", "message"),
+        [
+            ([], "must be images/ and masks/, or train/ .* with no folder"),
+            (["images"], "must be images/ and masks/.* with images/"),
+            (["train/images", "val/images"], "must be images/ and masks/"),
+            (["images/train", "masks/all"], "images/ has parts and masks/ none"),
+            (["images/train", "images/val", "masks/train"], "part for validation must have"),
+            (["images", "masks", "labels"], "one folder of each kind.* labels/ and masks/"),
+            (["images", "masks"], "there is no image with a mask"),
+        ],
+    )
+    def test_other_layouts_are_refused(self, tmp_path, folders, message):
+        for name in folders:
+            (tmp_path / name).mkdir(parents=True)
+        with pytest.raises(FolderError, match=f"(?s){message}"):
+            scan_segmentation(tmp_path)
+
+    def test_a_part_for_evaluation(self, tmp_path):
+        folder = masks.folder(tmp_path / "a", 2, 3)
+        (folder / "images/train/000.png").write_text("text")  # not looked at
+        (folder / "images/train/more.png").write_text("text")
+        found = scan_segmentation(folder, part="validation")
+        assert found.train == () and len(found.validation) == 3
+        assert sum(found.validation_pixels) == 3 * 64 * 47
+        whole = scan_segmentation(masks.folder(tmp_path / "b", 3), part="validation")
+        assert whole.train == () and len(whole.validation) == 3
+
+
+class TestProblems:
+    def test_all_at_once_and_skipped_on_demand(self, tmp_path):
+        folder = masks.folder(tmp_path, 12)
+        images, those = folder / "images", folder / "masks"
+        (those / "000.png").unlink()
+        (images / "001.png").unlink()
+        Image.new("L", (64, 40)).save(those / "002.png")
+        Image.fromarray(np.full((48, 64), 2, "uint8")).save(those / "003.png")
+        (those / "004.png").write_text("text")
+        (images / "005.png").write_bytes(b"")
+        Image.fromarray(masks.pair(6)[1]).save(those / "006.jpg")
+        (those / "006.png").unlink()
+        Image.new("RGB", (64, 48)).save(those / "007.png")
+        shutil.copy(images / "008.png", images / "008.bmp")
+        expected = {
+            "images/000.png: has no mask masks/000.png",
+            "masks/001.png: is a mask without an image",
+            "masks/002.png: is 64 x 40 pixels, its image 64 x 48",
+            "masks/003.png: has the value 2, where classes are 0 to 1, 255 is ignored",
+            "masks/004.png: is text, not an image",
+            "images/005.png: is empty",
+            "masks/006.jpg: is a JPEG file, which does not keep class numbers exactly",
+            "masks/007.png: is in colours, which needs a classes.txt with lines `name R G B` "
+            "beside the folders",
+            "images/008.png: has the name of images/008.bmp, but for the suffix",
+        }
+        first, *lines, last = refusal(folder).splitlines()
+        assert first == f"The folder must be fit to be trained on. Received: {folder} with"
+        assert {line.strip() for line in lines} == expected
+        assert last == "--skip-bad leaves these 9 out."
+        found = scan_segmentation(folder, skip_bad=True)
+        assert sorted(names(found.train + found.validation)) == ["008", "009", "010", "011"]
+        assert {f"{path.relative_to(folder)}: {reason}" for path, reason in found.bad} == expected
+        assert found.notes[0] == "9 images or masks left out."
+
+    def test_on_both_sides_of_the_split(self, tmp_path):
+        folder = masks.folder(tmp_path, 4, 2)
+        for kind in ("images", "masks"):
+            shutil.copy(folder / kind / "val/100.png", folder / kind / "train/100.png")
+            os.symlink(folder / kind / "val/101.png", folder / kind / "train/101.png")
+        message = refusal(folder)
+        assert "images/train/100.png: is for validation, too, as images/val/100.png" in message
+        assert "images/train/101.png: is for validation, too, as images/val/101.png" in message
+        found = scan_segmentation(folder, skip_bad=True)
+        assert len(found.train) == 4 and len(found.validation) == 2
+
+    def test_copies_stay_on_one_side_of_our_split(self, tmp_path):
+        folder = masks.folder(tmp_path, 4)
+        for kind in ("images", "masks"):
+            for index in range(4):
+                shutil.copy(folder / kind / f"00{index}.png", folder / kind / f"copy{index}.png")
+        for seed in range(4):
+            found = scan_segmentation(folder, 0.25, seed)
+            assert len(found.validation) == 2
+            assert {name[-1] for name in names(found.train)}.isdisjoint(
+                {name[-1] for name in names(found.validation)}
+            )
+
+    @pytest.mark.parametrize(
+        ("orientation", "turn_mask", "reason"),
+        [
+            (6, True, None),
+            (6, False, "is 64 x 48 pixels, its image 48 x 64: the image is turned upright by its "),
+            (3, False, "is turned by EXIF (orientation 3), and nothing tells whether its mask is"),
+        ],
+    )
+    def test_orientation(self, tmp_path, orientation, turn_mask, reason):
+        folder = masks.folder(tmp_path)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image, mask = masks.pair(0)
+        image.save(folder / "images/000.png", exif=exif)
+        if turn_mask:
+            Image.fromarray(np.rot90(mask, -1)).save(folder / "masks/000.png")
+        if reason is None:
+            scan_segmentation(folder)
+        else:
+            assert reason in refusal(folder)
+
+    def test_a_mask_with_an_orientation(self, tmp_path):
+        folder = masks.folder(tmp_path)
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        Image.fromarray(masks.pair(0)[1]).save(folder / "masks/000.png", exif=exif)
+        assert "masks/000.png: has an EXIF orientation; a mask must be stored" in refusal(folder)
+
+    def test_a_foreground_of_255(self, tmp_path):
+        folder = masks.folder(tmp_path, 2)
+        for path in (folder / "masks").iterdir():
+            mask = np.asarray(Image.open(path))
+            Image.fromarray(np.where(mask == 1, 255, 0).astype("uint8")).save(path)
+        (folder / "classes.txt").unlink()
+        message = refusal(folder)
+        assert "all masks hold one class alone, 0" in message
+        assert "255 stands for ignored pixels" in message
+        (folder / "classes.txt").write_text("background 0 0 0\nbright 255 255 255\n")
+        found = scan_segmentation(folder)  # as the message says
+        assert found.class_names == ("background", "bright") and min(found.train_pixels) > 0
+
+    def test_arguments(self, tmp_path):
+        with pytest.raises(ValueError, match="validation_split must be .* Received: "):
+            scan_segmentation(tmp_path, validation_split=1)
+        with pytest.raises(ValueError, match="part must be .* Received: part='train'"):
+            scan_segmentation(tmp_path, part="train")
+
+
+class TestEncodings:
+    PALETTE = ((0, 0, 0), (200, 10, 10), (10, 200, 10))
+    NUMBERS = np.array([[0, 1, 2], [2, 255, 1]], "uint8")
+
+    def save(self, path, image):
+        image.save(path)
+        return path
+
+    def coloured(self):
+        table = np.zeros((256, 3), "uint8")
+        table[:3], table[255] = self.PALETTE, (224, 224, 192)
+        return table
+
+    @pytest.mark.parametrize("mode", ["L", "I;16", "I", "P"])
+    def test_numbers(self, tmp_path, mode):
+        kind = {"I;16": "uint16", "I": "int32"}.get(mode, "uint8")
+        image = Image.fromarray(self.NUMBERS.astype(kind))
+        if mode == "P":
+            image.putpalette(self.coloured().tobytes())
+        assert image.mode == mode
+        path = self.save(tmp_path / ("a.tif" if mode == "I" else "a.png"), image)
+        mask = read_mask(path, MaskEncoding(3))
+        assert mask.dtype == np.int32
+        np.testing.assert_array_equal(mask, self.NUMBERS)
+        with pytest.raises(ValueError, match="has the value 2, where classes are 0 to 1"):
+            read_mask(path, MaskEncoding(2))
+
+    def test_two_classes_of_one_bit(self, tmp_path):
+        path = self.save(tmp_path / "a.png", Image.fromarray(np.eye(4, dtype=bool)))
+        np.testing.assert_array_equal(read_mask(path), np.eye(4))
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+    def test_colours(self, tmp_path, mode):
+        """In P mode the numbers of the file are others than those of the classes."""
+        encoding = MaskEncoding(3, palette=self.PALETTE, ignored=((224, 224, 192),))
+        image = Image.fromarray(self.coloured()[self.NUMBERS])
+        image = image.quantize(8) if mode == "P" else image.convert(mode)
+        path = self.save(tmp_path / "a.png", image)
+        np.testing.assert_array_equal(read_mask(path, encoding), self.NUMBERS)
+        if mode == "P":
+            assert not np.array_equal(np.asarray(image), self.NUMBERS)
+        shifted = MaskEncoding(3, True, self.PALETTE, ((224, 224, 192),))
+        np.testing.assert_array_equal(read_mask(path, shifted), self.NUMBERS)
+        with pytest.raises(ValueError, match=r"colour \(224, 224, 192\), which no line"):
+            read_mask(path, MaskEncoding(3, palette=self.PALETTE))
+
+    def test_numbers_beside_a_palette(self, tmp_path):
+        """Grey files, and the palettes that nobody has chosen, hold numbers also where
+        classes.txt has colours."""
+        encoding = MaskEncoding(3, palette=self.PALETTE)
+        image = Image.fromarray(self.NUMBERS)
+        for kind in (image, image.convert("P")):
+            path = self.save(tmp_path / "a.png", kind)
+            np.testing.assert_array_equal(read_mask(path, encoding), self.NUMBERS)
+
+    def test_transparent(self, tmp_path):
+        image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+        with pytest.raises(ValueError, match="is transparent in places"):
+            read_mask(self.save(tmp_path / "a.png", image), MaskEncoding(1, palette=self.PALETTE))
+
+    def test_zero_is_ignored(self, tmp_path):
+        path = self.save(tmp_path / "a.png", Image.fromarray(self.NUMBERS))
+        expected = [[255, 0, 1], [1, 255, 0]]
+        np.testing.assert_array_equal(read_mask(path, MaskEncoding(2, True)), expected)
+
+
+class TestClassesFile:
+    def test_names_and_colours(self, tmp_path):
+        path = tmp_path / "classes.txt"
+        path.write_text("road 1 2 3\ntraffic light 250 170 30\nIgnore 9 9 9\n\n")
+        assert read_classes(path) == (
+            ("road", "traffic light"),
+            ((1, 2, 3), (250, 170, 30)),
+            ((9, 9, 9),),
+        )
+        path.write_text("\ufeffroad\nground 7\n")
+        assert read_classes(path) == (("road", "ground 7"), (), ())
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("a\n\nb", "line 2: an empty line"),
+            ("a 1 2 3\nb", "line 2: b: either all lines have a colour, or none has"),
+            ("a\nb 1 2 3", "line 2: b 1 2 3: either all lines"),
+            ("a\na", "line 2: a, a second time"),
+            ("a 1 2 3\nb 1 2 3", "the colour of another class"),
+            ("a 1 2 256", "colours are numbers of 0 to 255"),
+            ("", "an empty file"),
+            ("\n".join(map(str, range(256))), "at most 255 classes.* Received: 256"),
+        ],
+    )
+    def test_refusals(self, tmp_path, text, problem):
+        masks.folder(tmp_path, 1)
+        (tmp_path / "classes.txt").write_text(text)
+        with pytest.raises(FolderError, match=f"classes.txt must .*{problem}"):
+            mask_layout(tmp_path)
