@@ -117,7 +117,11 @@ class _Linear(torch.autograd.Function):
             grads[0] = matmul(upstream, kernel)
         if ctx.needs_input_grad[1]:
             rows = inputs.reshape(-1, inputs.shape[-1])
-            grads[1] = matmul(rows.t(), flat.t())
+            # oneDNN copies the first factor when it is transposed: the smaller one.
+            if rows.shape[1] <= flat.shape[1]:
+                grads[1] = matmul(rows.t(), flat.t())
+            else:
+                grads[1] = matmul(flat.t(), rows.t()).t().contiguous()
         if ctx.needs_input_grad[2]:
             grads[2] = flat.sum(0)
         return tuple(grads)
