@@ -23,7 +23,7 @@ VARIABLE = "KERAS_BACKEND"
 # The scripts that an installation puts beside Python; a test compares them with setup.cfg.
 COMMANDS = (
     *("internimage-convert", "internimage-evaluate", "internimage-export"),
-    *("internimage-predict", "internimage-train"),
+    *("internimage-predict", "internimage-segment", "internimage-train"),
 )
 PACKAGE = __name__.partition(".")[0]
 

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # Beside the files of a folder that this package wrote: which ones these are.
 MANIFEST = ".keras_internimage.json"
@@ -38,10 +38,17 @@ def atomic_write(path: str | os.PathLike, durable: bool = False) -> Iterator[str
         os.replace(unfinished, path)
 
 
-def write_manifest(folder: str | os.PathLike) -> None:
-    """Notes in a folder that this package wrote which files it holds."""
+def write_manifest(folder: str | os.PathLike, planned: Iterable[str] = ()) -> None:
+    """Notes in a folder that this package wrote which files it holds.
+
+    Args:
+        folder: path of the folder.
+        planned: names of files in it that are about to be written, for an output that may be
+            interrupted.
+    """
     folder = pathlib.Path(folder)
-    content = {"written by": "keras_internimage", "files": _files(folder)}
+    files = sorted({*_files(folder), *planned})
+    content = {"written by": "keras_internimage", "files": files}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 

@@ -248,6 +248,7 @@ def assemble(place, labels, resolution, say) -> Predictor:
         labels = labels or labels_beside(place)
         known = labels.resolution if labels else None
     else:
+        check_published_classifier(place)
         model = build_published(place, resolution)
         known = place.resolution
     classes = model.output_shape[-1]
@@ -304,6 +305,15 @@ def build_published(row: "Published", resolution: int | None = None) -> "keras.M
     side = resolution or row.resolution
     build = getattr(models, f"InternImage{row.variant}")
     return build(weights=row.name, classes=row.classes, input_shape=(side, side, 3))
+
+
+def check_published_classifier(row: "Published") -> None:
+    """Raises ValueError for a published checkpoint that classifies pixels, not images."""
+    if row.task != "classification":
+        raise ValueError(
+            "MODEL must be a classifier (internimage-segment takes models of segmentation). "
+            f"Received: {row.name}"
+        )
 
 
 def check_classifier(model: "keras.Model", path: pathlib.Path) -> None:

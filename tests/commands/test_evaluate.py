@@ -17,6 +17,7 @@ from keras_internimage.commands.evaluate import cli, segmentation
 from keras_internimage.data import folders
 from keras_internimage.data import masks as scanning
 from keras_internimage.data.imagenet_ids import classes_of_ids
+from keras_internimage.segmenter import load_segmenter
 
 WORDNET = [f"n{number:08}" for number in range(1000)]
 
@@ -172,7 +173,7 @@ class TestSegmentation:
         data = masks.folder(tmp_path / "data", 2, 3)
         found, printed, errors = results(capsys, tmp_path, segmenter, data)
         assert errors == ""
-        model = segmentation.load_segmenter(segmenter, None)
+        model = load_segmenter(segmenter, labels=["dark", "bright"])
         counts = np.zeros((2, 2), int)
         for index in range(100, 103):
             image, mask = masks.pair(index)

@@ -28,6 +28,7 @@ def evaluate(options, place, say):
     labels = predictor.read_labels(options.labels)
     published = not isinstance(place, pathlib.Path)
     if published:
+        predictor.check_published_classifier(place)
         known, classes = None, place.classes
     else:
         labels = labels or predictor.labels_beside(place)

@@ -1,20 +1,18 @@
 """mIoU, mAcc and aAcc of a segmentation model, from one confusion matrix."""
 
 import functools
-import pathlib
 from typing import TYPE_CHECKING, Protocol
 
-import keras
 import numpy as np
 
-from keras_internimage import predictor
 from keras_internimage.data.check import reading
 from keras_internimage.data.layout import FolderError
 from keras_internimage.data.mask_files import read_mask
 from keras_internimage.data.mask_layout import mask_layout
 from keras_internimage.data.masks import scan_segmentation
-from keras_internimage.preprocessing import preprocess_input, read_image
+from keras_internimage.preprocessing import read_image
 from keras_internimage.progress import Progress
+from keras_internimage.segmenter import loading
 from keras_internimage.training.metrics import pixel_confusion, segmentation_scores
 
 if TYPE_CHECKING:
@@ -34,64 +32,6 @@ class Segmenter(Protocol):
         """Integers `(H, W)` for an RGB image of that size: 0 to `classes - 1`."""
 
 
-class WholeImage:
-    """A Keras model that sees each image whole, at its own size, or at the model's fixed one.
-
-    Args:
-        model: from normalised images `(N, H, W, 3)` to logits `(N, h, w, classes)`, or to a dict
-            with "logits". Those of another resolution are resized bilinearly.
-        source: where the model is from, for messages.
-
-    Raises:
-        ValueError: it is no such model.
-    """
-
-    def __init__(self, model, source):
-        shape = model.output_shape
-        if isinstance(shape, dict):
-            shape = shape.get("logits")
-        fits = isinstance(model.input_shape, tuple) and model.input_shape[3:] == (3,)
-        if not fits or not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] is None:
-            raise ValueError(
-                "MODEL must take images (N, H, W, 3) and give logits (N, H, W, classes). "
-                f"Received: {source}, from {model.input_shape} to {model.output_shape}"
-            )
-        self.model, self.classes = model, shape[-1]
-
-    def label_map(self, image):
-        """See `Segmenter`."""
-        from PIL import Image
-
-        width, height = image.size
-        rows, columns = self.model.input_shape[1:3]
-        size = (columns or width, rows or height)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        batch = preprocess_input(np.asarray(image, "float32"))[None]
-        outputs = self.model.predict_on_batch(batch)
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs
-        if logits.shape[1:3] != (height, width):
-            logits = keras.ops.image.resize(
-                logits, (height, width), "bilinear", data_format="channels_last"
-            )
-        return np.argmax(keras.ops.convert_to_numpy(logits)[0], -1)
-
-
-def load_segmenter(place, resolution) -> Segmenter:
-    """The segmenter of a model's file."""
-    if not isinstance(place, pathlib.Path):
-        raise ValueError(
-            "--task segmentation needs a segmentation model. "
-            f"Received: {place.name}, which classifies"
-        )
-    if resolution is not None:
-        raise ValueError(
-            "--resolution is for classification: segmentation models see images at their own size. "
-            f"Received: --resolution {resolution}"
-        )
-    return WholeImage(predictor.load_model(place), place)
-
-
 def evaluate(options, place, say):
     """Evaluates a segmentation model on a folder of images and masks.
 
@@ -104,12 +44,22 @@ def evaluate(options, place, say):
         ValueError: the file is no segmentation model.
     """
     layout = mask_layout(options.folder, options.reduce_zero_label or None)
-    labels = predictor.read_labels(options.labels)
-    if labels is None and isinstance(place, pathlib.Path):
-        labels = predictor.labels_beside(place)
+    if getattr(place, "task", "segmentation") != "segmentation":
+        raise ValueError(
+            "--task segmentation needs a segmentation model. "
+            f"Received: {place.name}, which classifies"
+        )
+    if options.resolution is not None:
+        raise ValueError(
+            "--resolution is for classification. "
+            f"Received: --resolution {options.resolution} for {options.folder}, with masks"
+        )
+    given = loading.read_labels(options.labels)
+    labels = given or loading.known_classes(place)
     if labels is not None:  # before anything long
-        check_classes(layout, len(labels.classes), labels.classes, say)
-    segmenter = load_segmenter(place, options.resolution)
+        check_classes(layout, len(labels.names), labels.names, say)
+    # Where the model has no labels, those of the folder are shown.
+    segmenter = loading.assemble(place, given, None, say if labels else lambda remark: None)
     check_classes(layout, segmenter.classes, None, say)
     images = scan_segmentation(layout, skip_bad=True, part="validation", classes=segmenter.classes)
     for note in images.notes:
@@ -117,8 +67,8 @@ def evaluate(options, place, say):
     counts, failed = confusion(segmenter, images)
     scores = segmentation_scores(counts)
     names = images.class_names
-    if labels is not None and len(labels.classes) == len(names) and layout.class_names is None:
-        names = labels.classes
+    if labels is not None and layout.class_names is None:
+        names = labels.names
     published = getattr(place, "miou", None)
     results = {
         "images": len(images.validation) - len(failed),

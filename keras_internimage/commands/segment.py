@@ -1,0 +1,278 @@
+"""`internimage-segment MODEL IMAGE... --out DIR`: the class of each pixel of images.
+
+Exits with 0; with 1 where some of the images could not be read; with 2 and one line on standard
+error for what cannot be done.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from keras_internimage import backends, command_line, files
+
+PROGRAM = "internimage-segment"
+AREAS = "areas.json"
+_EPILOG = """\
+DIR holds masks/ (PNG, the classes' numbers with a palette), overlays/ (JPEG), legends/ (PNG),
+classes.txt and areas.json: the share of each class in each image. What other programs wrote there
+is never replaced.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    made = command_line.parser(
+        PROGRAM, "Tells the class of each pixel of images, by a finished model.", epilog=_EPILOG
+    )
+    made.add_argument(
+        "model",
+        metavar="MODEL",
+        help="name of a published checkpoint of UperNet (internimage-convert list), folder of "
+        "internimage-train, .keras file, or, with --weights, T, S, B, L, XL or H",
+    )
+    made.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="image, or folder (all images below it)"
+    )
+    made.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder of the results: new, empty, or of an earlier run",
+    )
+    made.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="official file (.pth) for a variant, or ade20k, cityscapes",
+    )
+    made.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="JSON, one name a line, classes.txt with colours, or ade20k, cityscapes "
+        "(default: labels.json and classes.txt beside the model)",
+    )
+    made.add_argument(
+        "--shorter-side",
+        type=int,
+        metavar="PIXELS",
+        help="size at which the model sees images (default: the published one, that of the "
+        "labels, or the images' own)",
+    )
+    made.add_argument(
+        "--crop", type=int, metavar="PIXELS", help="slide a window of this side over the image"
+    )
+    made.add_argument(
+        "--stride", type=int, metavar="PIXELS", help="of the window (default: 2/3 of --crop)"
+    )
+    made.add_argument(
+        "--multi-scale", action="store_true", help="average over six scales, each also mirrored"
+    )
+    made.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    made.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="windows at a time (default 4)"
+    )
+    made.add_argument("--backend", choices=backends.BACKENDS, help="Keras' backend")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return _segment(arguments)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped", file=sys.stderr)
+        return 130
+
+
+def _segment(arguments):
+    _check(arguments)
+    out = pathlib.Path(arguments.out)
+    files.check_folder(out)
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"The folder of --out must exist. Received: --out {out}")
+    backends.use(arguments.backend)
+    from keras_internimage.segmenter import SCALES, Resizing, drawing, loading
+
+    place = loading.locate(arguments.model, arguments.weights)
+    # From here on Keras is imported.
+    backends.hide_tensorflow()
+    labels = loading.read_labels(arguments.labels)
+    found, bad = _images(arguments.images, out)
+    if not found and not bad:
+        raise ValueError(f"There must be images. Received: {', '.join(arguments.images)} with none")
+    segmenter = loading.assemble(
+        place,
+        labels,
+        arguments.shorter_side and Resizing(arguments.shorter_side, multiple=32),
+        _say,
+        crop=arguments.crop,
+        stride=arguments.stride,
+        scales=SCALES if arguments.multi_scale else (1.0,),
+        flip=arguments.flip or arguments.multi_scale,
+        batch_size=arguments.batch_size,
+    )
+    if segmenter.classes > drawing.MOST_CLASSES:
+        raise ValueError(
+            f"MODEL must have at most {drawing.MOST_CLASSES} classes, for masks with a palette. "
+            f"Received: {arguments.model} with {segmenter.classes}"
+        )
+    results = _write_all(out, segmenter, found, bad)
+    content = {
+        "model": str(place) if isinstance(place, pathlib.Path) else place.name,
+        "images": results,
+        "failed": [{"file": _shown(file), "reason": reason} for file, reason in bad],
+    }
+    _write_json(out / AREAS, content)
+    files.write_manifest(out)
+    for file, reason in bad:
+        print(f"{PROGRAM}: {_shown(file)}: {reason}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _check(arguments):
+    for name in ("shorter_side", "crop", "stride", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be at least 1. Received: --{option} {value}")
+    crop, stride = arguments.crop, arguments.stride
+    if stride is not None and (crop is None or stride > crop):
+        raise ValueError(
+            "--stride needs --crop, and must be at most that. "
+            f"Received: --stride {stride}" + ("" if crop is None else f" --crop {crop}")
+        )
+
+
+def _say(remark):
+    print(f"{PROGRAM}: {remark}", file=sys.stderr)
+
+
+def _shown(file):
+    from keras_internimage.data.check import printable
+
+    return printable(str(file))
+
+
+def _images(given, out):
+    """Images by the name of their results, and `(path, reason)` of what is none."""
+    from keras_internimage.data.folders import images_below
+
+    paths, bad = [], []
+    for path in map(pathlib.Path, given):
+        if path.is_dir():
+            # The results of an earlier run are no images.
+            inside = out.resolve()
+            below = images_below(path)
+            paths += [p for p in below if not p.resolve().is_relative_to(inside)]
+        elif path.exists():
+            paths.append(path)
+        else:
+            bad.append((path, "no such file"))
+    found, taken = {}, set()
+    for path in dict.fromkeys(paths):
+        if _shown(path.name) != path.name:
+            bad.append((path, "the name is no UTF-8"))
+            continue
+        name, number = path.stem, 1
+        while name.casefold() in taken:  # the same name in another folder, or of another format
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name.casefold())
+        found[name] = path
+    return found, bad
+
+
+def _results(name):
+    """The files of an image's results, within the folder."""
+    return {
+        "mask": f"masks/{name}.png",
+        "overlay": f"overlays/{name}.jpg",
+        "legend": f"legends/{name}.png",
+    }
+
+
+def _write_all(out, segmenter, found, bad):
+    """Writes the results of all images; adds those that cannot be read to `bad`."""
+    import functools
+
+    from keras_internimage.data.check import reading
+    from keras_internimage.data.palette import FILE
+    from keras_internimage.preprocessing import read_image
+    from keras_internimage.progress import Progress
+
+    for folder in ("", "masks", "overlays", "legends"):
+        (out / folder).mkdir(exist_ok=True)
+    planned = [file for name in found for file in _results(name).values()]
+    files.write_manifest(out, [*planned, AREAS, FILE])
+    _write_text(out / FILE, _classes(segmenter))
+    results = []
+    with Progress("Segmenting", len(found)) as progress:
+        for name, path in found.items():
+            reason, image = reading(path, functools.partial(read_image, path))
+            if reason is None:
+                try:
+                    results.append(_write(out, segmenter, name, path, image))
+                except MemoryError:
+                    reason = "does not fit into memory"
+            if reason is not None:
+                bad.append((path, reason))
+            progress.advance()
+    return results
+
+
+def _write(out, segmenter, name, path, image):
+    """Writes the results of an image; returns what is noted of it."""
+    import numpy as np
+
+    from keras_internimage.segmenter import drawing
+
+    labels = segmenter.label_map(image)
+    pixels = np.bincount(labels.ravel(), minlength=segmenter.classes)
+    classes = [
+        {
+            "class": int(number),
+            "label": segmenter.labels[number],
+            "color": list(segmenter.palette[number]),
+            "pixels": int(pixels[number]),
+            "share": round(float(pixels[number] / labels.size), 6),
+        }
+        for number in np.argsort(-pixels, kind="stable")
+        if pixels[number]
+    ]
+    rows = [(row["label"], tuple(row["color"]), row["share"]) for row in classes]
+    pictures = {
+        "mask": drawing.with_palette(labels, segmenter.palette),
+        "overlay": drawing.overlay(image, labels, segmenter.palette),
+        "legend": drawing.legend(rows),
+    }
+    written = _results(name)
+    for kind, picture in pictures.items():
+        with files.atomic_write(out / written[kind]) as unfinished:
+            picture.save(unfinished, **({"quality": 92} if kind == "overlay" else {}))
+    size = {"width": image.width, "height": image.height}
+    return {"file": _shown(path), **size, **written, "classes": classes}
+
+
+def _classes(segmenter):
+    """`classes.txt`, with colours unless two classes share one."""
+    rows = zip(segmenter.labels, segmenter.palette, strict=True)
+    if len(set(segmenter.palette)) < segmenter.classes:
+        return "".join(f"{name}\n" for name, _ in rows)
+    return "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in rows)
+
+
+def _write_json(path, content):
+    _write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def _write_text(path, text):
+    with files.atomic_write(path) as unfinished:
+        pathlib.Path(unfinished).write_text(text, "utf-8", newline="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""From an image to the class of each of its pixels, as the official models are tested."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from keras_internimage.data.palette import Colour, default_palette
+from keras_internimage.layers import BilinearResizing
+from keras_internimage.layers.resampling import two_sizes
+from keras_internimage.preprocessing import preprocess_input
+from keras_internimage.segmenter.resizing import (
+    Map,
+    Resizing,
+    Rows,
+    bands,
+    check_positive,
+    resize_image,
+    resized,
+    scaled,
+)
+from keras_internimage.segmenter.windows import Windows
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+# Of the published multi-scale numbers, which also average over mirrored images.
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+class Segmenter:
+    """A segmentation model with its classes and its preprocessing.
+
+    ```
+    image -> resizing -> normalisation -> logits -> bilinear to the size that the model saw
+          -> bilinear to the image's own size -> softmax -> argmax
+    ```
+
+    With several scales or mirrored images, probabilities are averaged. The two last sizes are made
+    a few rows at a time, so that not the size of the image decides on the memory, but that which
+    the model sees.
+
+    Args:
+        model: a Keras model from normalised images `(N, H, W, 3)` to logits `(N, h, w, classes)`,
+            or to a dict with "logits". A `UperNet` is run up to its last convolution, at 1/4.
+        labels: names of the classes. Outputs of the model beyond them are left out: those for
+            Cityscapes have 150, of which 19 mean something.
+        palette: a colour for each class; None takes `data.palette.default_palette`.
+        resizing: the size at which the model sees images. None leaves them at their own, or at the
+            model's where that is fixed.
+        crop: None for the whole image at once, or the side, or height and width, of a sliding
+            window: scores are averaged over the windows that cover a pixel.
+        stride: of the window, one int or two, at most `crop`. None takes 2/3 of it.
+        scales: factors of the image's size, such as `SCALES`.
+        flip: whether mirrored images are averaged in.
+        batch_size: windows at a time.
+
+    Raises:
+        ValueError: an argument is not as said above.
+    """
+
+    def __init__(
+        self,
+        model: "keras.Model",
+        labels: Sequence[str],
+        *,
+        palette: Sequence[Colour] | None = None,
+        resizing: Resizing | None = None,
+        crop: int | tuple[int, int] | None = None,
+        stride: int | tuple[int, int] | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        batch_size: int = 4,
+    ):
+        outputs = check_model(model)
+        self.labels = tuple(map(str, labels))
+        if not 1 <= len(self.labels) <= outputs:
+            raise ValueError(
+                f"labels must be at least one, and no more than the model's outputs, {outputs}. "
+                f"Received: {len(self.labels)} labels"
+            )
+        given = default_palette(len(self.labels)) if palette is None else palette
+        self.palette: tuple[Colour, ...] = tuple(map(tuple, given))  # type: ignore[arg-type]
+        if len(self.palette) != len(self.labels) or any(len(c) != 3 for c in self.palette):
+            raise ValueError(
+                f"palette must have a colour (R, G, B) for each of {len(self.labels)} classes. "
+                f"Received: palette={palette!r}"
+            )
+        self.model, self.resizing, self.flip = model, resizing, bool(flip)
+        self.scales = tuple(scales)
+        if not self.scales or not all(0 < x < math.inf for x in self.scales):
+            raise ValueError(f"scales must be positive numbers. Received: scales={scales!r}")
+        check_positive("batch_size", batch_size)
+        self.batch_size = batch_size
+        self.crop, self.stride = _window(crop, stride)
+        self._network, self._fixed = _unscaled(model), model.input_shape[1:3]
+        if any(self._fixed):
+            self._check_fixed()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
+
+    def label_map(self, image: "PIL.Image.Image") -> np.ndarray:
+        """The most probable class of each pixel.
+
+        Args:
+            image: of Pillow, RGB, upright.
+
+        Returns:
+            uint8 array `(H, W)`, or int32 for more than 256 classes.
+        """
+        dtype = "uint8" if self.classes <= 256 else "int32"
+        labels = np.empty((image.height, image.width), dtype)
+        for start, stop, scores in self._scores(image):
+            labels[start:stop] = scores.argmax(-1)
+        return labels
+
+    def probabilities(self, image: "PIL.Image.Image") -> np.ndarray:
+        """The probability of each class in each pixel.
+
+        Args:
+            image: as for `label_map`.
+
+        Returns:
+            float32 array `(H, W, classes)`; 0.6 KB a pixel for 150 classes.
+        """
+        made = np.empty((image.height, image.width, self.classes), "float32")
+        several = len(self.scales) > 1 or self.flip
+        for start, stop, scores in self._scores(image):
+            made[start:stop] = scores if several else _softmax(scores)
+        return made
+
+    def _scores(self, image):
+        """Yields `(start, stop, scores)` of all rows of an image.
+
+        Scores are logits, or, with several scales or flips, the mean of probabilities.
+        """
+        if getattr(image, "mode", None) != "RGB":
+            raise ValueError(f"image must be a PIL image of mode RGB. Received: image={image!r}")
+        pixels = np.asarray(image)
+        flips = (False, True) if self.flip else (False,)
+        views = [self._view(pixels, scale, flip) for scale in self.scales for flip in flips]
+        height, width = pixels.shape[:2]
+        for start, stop in bands(height, width * self.classes):
+            if len(views) == 1:
+                yield start, stop, views[0].rows(start, stop)
+                continue
+            mean = 0
+            for view in views:
+                mean = mean + _softmax(view.rows(start, stop))
+            yield start, stop, mean / np.float32(len(views))
+
+    def _view(self, pixels, scale, flip) -> Rows:
+        """Logits at the size of an image, as the model sees it at one scale."""
+        height, width = pixels.shape[:2]
+        seen = resize_image(pixels, self._sizes(height, width, scale))
+        seen = preprocess_input(seen.astype("float32"))
+        if flip:
+            seen = seen[:, ::-1]
+        rows: Rows
+        if self.crop is None:
+            # Mirroring and this resizing may change places.
+            logits = self._predict(seen[None])[0]
+            rows = resized(Map(logits[:, ::-1] if flip else logits), *seen.shape[:2])
+        else:
+            rows = Windows(self._predict, seen, self.crop, self.stride, self.batch_size)
+            rows = _Mirrored(rows) if flip else rows
+        return resized(rows, height, width)
+
+    def _sizes(self, height, width, scale):
+        if self.crop is None and any(self._fixed):
+            return [(self._fixed[0] or height, self._fixed[1] or width)]
+        if self.resizing is None:
+            return [(scaled(height, scale), scaled(width, scale))]
+        return self.resizing.sizes(height, width, scale)
+
+    def _predict(self, images):
+        outputs = self._network.predict_on_batch(np.ascontiguousarray(images))
+        if isinstance(outputs, dict):
+            outputs = outputs["logits"]
+        return np.asarray(keras.ops.convert_to_numpy(outputs), "float32")[..., : self.classes]
+
+    def _check_fixed(self):
+        shape = f"the model takes images of {self._fixed[0]} x {self._fixed[1]} pixels"
+        if self.crop is not None:
+            if any(n not in (None, side) for n, side in zip(self._fixed, self.crop, strict=True)):
+                raise ValueError(
+                    f"crop must be what the model takes. Received: crop={self.crop}, where {shape}"
+                )
+            return
+        for name, value in (("resizing", self.resizing), ("scales", self.scales)):
+            if value not in (None, (1,)):
+                raise ValueError(
+                    f"{name} must be left out for a model of a fixed size, unless a window slides "
+                    f"(crop). Received: {name}={value}, where {shape}"
+                )
+
+
+class _Mirrored:
+    """`Rows` with the columns in reverse."""
+
+    def __init__(self, source):
+        self.source, self.height, self.width = source, source.height, source.width
+
+    def rows(self, start, stop):
+        return self.source.rows(start, stop)[:, ::-1]
+
+
+def check_model(model: "keras.Model") -> int:
+    """The number of outputs of a segmentation model.
+
+    Raises:
+        ValueError: it is none.
+    """
+    taken: Any = getattr(model, "input_shape", None)
+    given: Any = getattr(model, "output_shape", None)
+    logits = _logits(model)
+    shape = given if logits is None else tuple(logits.shape)
+    fits = isinstance(taken, tuple) and len(taken) == 4 and taken[3] == 3
+    if not fits or not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] is None:
+        raise ValueError(
+            "model must take images (N, H, W, 3) and give logits (N, H, W, classes). "
+            f"Received: {getattr(model, 'name', model)}, from {taken} to {given}"
+        )
+    return shape[-1]
+
+
+def _window(crop, stride):
+    if crop is None:
+        if stride is not None:
+            raise ValueError(f"stride needs crop. Received: stride={stride}, crop=None")
+        return None, None
+    crop = two_sizes("crop", crop)
+    chosen = tuple(max(n * 2 // 3, 1) for n in crop) if stride is None else stride
+    chosen = two_sizes("stride", chosen)
+    if any(step > side for step, side in zip(chosen, crop, strict=True)):
+        raise ValueError(
+            f"stride must be at most crop, or windows leave gaps. "
+            f"Received: stride={stride}, crop={crop}"
+        )
+    return crop, chosen
+
+
+def _logits(model):
+    """The logits of a Functional model, symbolic; None for a model of another kind."""
+    outputs = getattr(model, "output", None)
+    if isinstance(outputs, dict):
+        outputs = outputs.get("logits")
+    return outputs if isinstance(outputs, keras.KerasTensor) else None
+
+
+def _unscaled(model):
+    """The model without other outputs and without the resizing of its logits, its last layer."""
+    logits = _logits(model)
+    if logits is None:
+        return model
+    history = logits._keras_history
+    if isinstance(history.operation, BilinearResizing):
+        node = history.operation._inbound_nodes[history.node_index]
+        logits = node.input_tensors[0]
+    return keras.Model(model.input, logits)
+
+
+def _softmax(logits):
+    made = logits - logits.max(-1, keepdims=True)
+    np.exp(made, out=made)
+    made /= made.sum(-1, keepdims=True)
+    return made

@@ -1,0 +1,229 @@
+"""`load_segmenter`: a finished segmentation model with its classes and its preprocessing."""
+
+import dataclasses
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+
+from keras_internimage import models, predictor
+from keras_internimage.checkpoints import infer_config, open_checkpoint, published
+from keras_internimage.checkpoints.published import Published
+from keras_internimage.data.labels import Labels
+from keras_internimage.data.palette import FILE, Colour, default_palette, read_classes
+from keras_internimage.data.segmentation_classes import segmentation_classes
+from keras_internimage.segmenter.inference import Segmenter, check_model
+from keras_internimage.segmenter.resizing import Resizing
+
+# The official models for Cityscapes see its images, of 2048 x 1024 pixels, as they are.
+_CITYSCAPES = Resizing(1024, 2048)
+_MULTIPLE = 32
+
+
+def load_segmenter(
+    model: str | os.PathLike,
+    *,
+    weights: str | os.PathLike | None = None,
+    labels: str | os.PathLike | Sequence[str] | None = None,
+    resizing: Resizing | None = None,
+    **options,
+) -> Segmenter:
+    """Loads a finished segmentation model.
+
+    ```python
+    segmenter = load_segmenter("upernet_internimage_t_512_160k_ade20k")
+    classes = segmenter.label_map(read_image("photo.jpg"))  # (H, W), numbers of segmenter.labels
+    ```
+
+    Args:
+        model: the name of a published checkpoint, which is downloaded once; the output folder of
+            `internimage-train`; a `.keras` file; or, with `weights`, the letter of a `UperNet`
+            variant, "T" to "H".
+        weights: of a variant: "ade20k", "cityscapes", the name of a published checkpoint, or an
+            official file (`.pth`, `.safetensors`).
+        labels: names of the classes, or a file of them: JSON, or text with one name a line, also
+            `classes.txt` with colours; or "ade20k" or "cityscapes". None takes the published ones,
+            or `labels.json` and `classes.txt` beside the model. Where they are fewer than the
+            model's outputs, the first outputs count, and a warning says so.
+        resizing: None takes that of the published accuracy, or of the labels' resolution; without
+            either, images keep their own size.
+        **options: of `Segmenter`: `palette`, `crop`, `stride`, `scales`, `flip`, `batch_size`.
+
+    Returns:
+        A `Segmenter`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no segmentation model, or an argument does not fit it.
+    """
+    place = locate(model, weights)
+    return assemble(place, read_labels(labels), resizing, warnings.warn, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A variant of `UperNet` and the official file of its weights."""
+
+    letter: str
+    path: pathlib.Path
+
+    @property
+    def name(self) -> str:
+        return f"UperNet{self.letter} with {self.path}"
+
+    @property
+    def row(self) -> Published | None:
+        """The published checkpoint that the file has the name of, or None."""
+        names = published.names("segmentation")
+        return published.find(self.path.stem) if self.path.stem in names else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """Names of classes, their colours (None where they have none), and the side of images."""
+
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...] | None = None
+    resolution: int | None = None
+
+
+Place = pathlib.Path | Published | Variant
+
+
+def locate(model: str | os.PathLike, weights: str | os.PathLike | None = None) -> Place:
+    """What `load_segmenter` is to load. Loads nothing.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a file of another kind, or a checkpoint that classifies images.
+    """
+    variants = [row.variant for row in published.PUBLISHED if row.task == "segmentation"]
+    if weights is None:
+        place = predictor.locate(model)
+        check_task(place)
+        return place
+    if model not in variants:
+        raise ValueError(
+            f"With weights, model must be one of {', '.join(dict.fromkeys(variants))}. "
+            f"Received: model={str(model)!r}, weights={str(weights)!r}"
+        )
+    if weights in published.SEGMENTATION_DATA:
+        return published.for_variant(str(model), str(weights))
+    if weights in published.names("segmentation"):
+        row = published.find(str(weights))
+        if row.variant != model:
+            raise ValueError(
+                "weights must be for the variant. "
+                f"Received: model={str(model)!r}, weights={row.name!r}"
+            )
+        return row
+    path = pathlib.Path(weights)
+    if not path.is_file():
+        names = ", ".join(published.names("segmentation"))
+        raise FileNotFoundError(
+            f"weights must be 'ade20k', 'cityscapes', a published name ({names}), or a file. "
+            f"Received: weights={path}, no such file"
+        )
+    return Variant(str(model), path)
+
+
+def check_task(place: pathlib.Path | Published) -> None:
+    """Raises ValueError for a published checkpoint that classifies whole images."""
+    if isinstance(place, Published) and place.task != "segmentation":
+        raise ValueError(
+            f"The model must be one for segmentation. Received: {place.name}, which classifies"
+        )
+
+
+def read_labels(labels: str | os.PathLike | Sequence[str] | None) -> Classes | None:
+    """`Classes` of names, of a file of them, or of a published data set."""
+    if isinstance(labels, str) and labels in published.SEGMENTATION_DATA:
+        return _of_data(labels)
+    if isinstance(labels, (str, os.PathLike)) and pathlib.Path(labels).suffix == ".txt":
+        path = pathlib.Path(labels)
+        if not path.is_file():
+            raise FileNotFoundError(f"The labels must be a file. Received: {path}, no such file")
+        names, palette, _ = read_classes(path)
+        return Classes(names, palette or None)
+    return _of_labels(predictor.read_labels(labels))
+
+
+def known_classes(place: Place) -> Classes | None:
+    """`Classes` that belong to a model, or None. Loads no model."""
+    row = _row(place)
+    if row is not None:
+        return _of_data(row.data)
+    if not isinstance(place, pathlib.Path):
+        return None
+    classes = _of_labels(predictor.labels_beside(place))
+    beside = place.with_name(FILE)
+    if beside.is_file():
+        names, palette, _ = read_classes(beside)
+        if classes is None:
+            return Classes(names, palette or None)
+        if names == classes.names:
+            return dataclasses.replace(classes, palette=palette or None)
+    return classes
+
+
+def assemble(
+    place: Place,
+    classes: Classes | None,
+    resizing: Resizing | None,
+    say: Callable[[str], object],
+    **options,
+) -> Segmenter:
+    """The `Segmenter` of what `locate` and `read_labels` found; `say` is given a remark."""
+    row, given = _row(place), classes is not None
+    classes = classes or known_classes(place)
+    model = _build(place)
+    outputs = check_model(model)
+    if classes is None:
+        say("classes are shown as numbers: there is no labels.json or classes.txt beside the model")
+        classes = Classes(tuple(map(str, range(outputs))))
+    names = classes.names
+    if len(names) > outputs or (len(names) < outputs and not given and row is None):
+        raise ValueError(
+            f"The labels must be as many as the model has classes, {outputs}. "
+            f"Received: {len(names)} labels"
+        )
+    if given and len(names) < outputs:
+        say(f"of the model's {outputs} outputs the first {len(names)} count, which have labels")
+    if resizing is None and row is not None:
+        resizing = published_resizing(row)
+    elif resizing is None and classes.resolution and not any(model.input_shape[1:3]):
+        resizing = Resizing(classes.resolution, multiple=_MULTIPLE)
+    palette = options.pop("palette", None) or classes.palette or default_palette(len(names))
+    return Segmenter(model, names, palette=palette, resizing=resizing, **options)
+
+
+def published_resizing(row: Published) -> Resizing:
+    """The size at which a published checkpoint sees images in the official test."""
+    return Resizing(row.resolution, multiple=_MULTIPLE) if row.data == "ade20k" else _CITYSCAPES
+
+
+def _build(place):
+    if isinstance(place, pathlib.Path):
+        return predictor.load_model(place)
+    if isinstance(place, Published):
+        return getattr(models, f"UperNet{place.variant}")(weights=place.name, output_size="quarter")
+    guess = infer_config(open_checkpoint(place.path).shapes())
+    if guess.family != "upernet" or guess.classes is None:
+        raise ValueError(
+            f"weights must hold UperNet's head. Received: weights={place.path}, without it"
+        )
+    build = getattr(models, f"UperNet{place.letter}")
+    return build(weights=place.path, classes=guess.classes, output_size="quarter")
+
+
+def _row(place):
+    return getattr(place, "row", None) if not isinstance(place, Published) else place
+
+
+def _of_data(data):
+    rows = segmentation_classes(data)
+    return Classes(tuple(row.name for row in rows), tuple(row.color for row in rows))
+
+
+def _of_labels(labels: Labels | None) -> Classes | None:
+    return None if labels is None else Classes(labels.classes, None, labels.resolution)
