@@ -45,10 +45,12 @@ if TYPE_CHECKING:
         data,
         distribution,
         report,
+        segmenter,
         visualize,
         weights_convert,
     )
     from keras_internimage.predictor import load
+    from keras_internimage.segmenter import load_segmenter
 
 # What is not imported above is imported when it is first used.
 _PACKAGES = (
@@ -62,6 +64,7 @@ _PACKAGES = (
     "ops",
     "preprocessing",
     "report",
+    "segmenter",
     "training",
     "visualize",
     "weights_convert",
@@ -86,6 +89,7 @@ _NAMES = {
     "decode_predictions": "preprocessing",
     "export": "exports",
     "load": "predictor",
+    "load_segmenter": "segmenter",
     "portable_ops": "ops.tracing",
     "preprocess_input": "preprocessing",
 }
@@ -116,12 +120,14 @@ __all__ = [
     "exports",
     "layers",
     "load",
+    "load_segmenter",
     "models",
     "ops",
     "portable_ops",
     "preprocess_input",
     "preprocessing",
     "report",
+    "segmenter",
     "training",
     "visualize",
     "weights_convert",

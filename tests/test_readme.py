@@ -28,11 +28,16 @@ def offline(monkeypatch, tmp_path):
         return keras_internimage.InternImage(**SMALL, input_shape=(None, None, 3), **options)
 
     def small_upernet(weights=None, backbone_weights=None, **options):
-        assert (weights, backbone_weights) in (("ade20k", None), (None, "imagenet"))
+        if backbone_weights is None:
+            assert weights == "ade20k" or weights in published.names("segmentation")
+            options["classes"] = 150
+        else:
+            assert (weights, backbone_weights) == (None, "imagenet")
         return small_models.upernet(image_shape=(None, None, 3), **options)
 
     monkeypatch.setattr(keras_internimage, "InternImageT", small)
-    monkeypatch.setattr(keras_internimage, "UperNetT", small_upernet)
+    for place in (keras_internimage, keras_internimage.models):
+        monkeypatch.setattr(place, "UperNetT", small_upernet)
     decode = keras.applications.imagenet_utils.decode_predictions
     index = {str(i): [f"n{i:08d}", f"class_{i}"] for i in range(1000)}
     monkeypatch.setitem(decode.__globals__, "CLASS_INDEX", index)
@@ -81,6 +86,8 @@ def test_block_runs(number, offline, capsys):
         assert keras.saving.load_model("fine_tuned.keras").output_shape == (None, 2)
     if "streets" in BLOCKS[number]:
         assert 0 <= names["model"].get_metrics_result()["mean_iou"] <= 1
+    if "segmenter" in names:
+        assert names["labels"].shape == (300, 400) and names["segmenter"].classes == 150
     if "output" in names:
         assert tuple(names["output"].shape) == (1, 16, 16, 32)
 

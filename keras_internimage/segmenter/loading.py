@@ -5,6 +5,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from keras_internimage import models, predictor
 from keras_internimage.checkpoints import infer_config, open_checkpoint, published
@@ -26,7 +27,7 @@ def load_segmenter(
     weights: str | os.PathLike | None = None,
     labels: str | os.PathLike | Sequence[str] | None = None,
     resizing: Resizing | None = None,
-    **options,
+    **options: Any,
 ) -> Segmenter:
     """Loads a finished segmentation model.
 
@@ -171,7 +172,7 @@ def assemble(
     classes: Classes | None,
     resizing: Resizing | None,
     say: Callable[[str], object],
-    **options,
+    **options: Any,
 ) -> Segmenter:
     """The `Segmenter` of what `locate` and `read_labels` found; `say` is given a remark."""
     row, given = _row(place), classes is not None

@@ -192,6 +192,31 @@ class TestSegmentation:
         assert [row["iou"] for row in found["per_class"]] == pytest.approx(iou.tolist())
         assert [row["pixels"] for row in found["per_class"]] == counts.sum(1).tolist()
         assert f"mIoU          {iou.mean():.2%}" in printed
+        other, _, _ = results(capsys, tmp_path, segmenter, data, "--multi-scale")
+        assert other["multi_scale"] and not found["multi_scale"]
+        assert other["miou"] != found["miou"]
+
+    @pytest.mark.any_backend
+    def test_a_published_name(self, tmp_path, capsys, monkeypatch):
+        """Its own size of images, its classes and its two published numbers."""
+        image = keras.Input((None, None, 3))
+        x = keras.layers.Conv2D(150, 1, data_format="channels_last")(image)
+        model = keras.Model(image, x)
+        monkeypatch.setattr(keras_internimage.models, "UperNetT", lambda **options: model)
+        shapes = []
+        predict = model.predict_on_batch
+        spy = lambda x: shapes.append(x.shape) or predict(x)  # noqa: E731
+        monkeypatch.setattr(keras.Model, "predict_on_batch", lambda self, x: spy(x))
+        data = masks.ade20k(tmp_path / "ADEChallengeData2016", 1, 1)
+        name = "upernet_internimage_t_512_160k_ade20k"
+        found, printed, errors = results(capsys, tmp_path, name, data)
+        assert errors == "" and shapes == [(1, 512, 704, 3)]
+        assert found["published"] == {"miou": 0.479, "data": "ade20k"}
+        assert found["reduce_zero_label"] and found["per_class"][2]["label"] == "sky"
+        assert "published: 47.90% (ade20k)" in printed
+        found, _, _ = results(capsys, tmp_path, name, data, "--multi-scale")
+        assert found["published"] == {"miou": 0.481, "data": "ade20k"}
+        assert len(shapes) == 13 and shapes[-1] == (1, 896, 1216, 3)
 
     @pytest.mark.any_backend
     def test_bad_files_and_zero_that_is_ignored(self, segmenter, tmp_path, capsys):
@@ -263,6 +288,10 @@ class TestSegmentation:
         (["{model}", "{masks}"], "as many classes as the model has, 3. Received: {masks} with 2"),
         (["internimage_t_1k_224", "{masks}"], "--task segmentation needs a segmentation model"),
         (["{model}", "{masks}", "--ground-truth", "{root}/two.txt"], "is for classification"),
+        (["{model}", "{data}", "--multi-scale"], "--multi-scale is for segmentation"),
+        (["upernet_internimage_t_512_160k_ade20k", "{data}"], "MODEL must be a classifier"),
+        (["upernet_internimage_t_512_160k_ade20k", "{masks}"], "model has, 150. Received: {masks}"),
+        (["{model}", "{masks}", "--resolution", "64"], "--resolution is for classification"),
         (["{model}", "{data}", "--task", "segmentation"], "There must be images/ and masks/"),
     ],
 )

@@ -40,7 +40,7 @@ def images(tmp_path):
     photographs.piece("china", 1, 64).crop((0, 0, 64, 40)).save(root / "a.png")
     exif = Image.Exif()
     exif[0x0112] = 6
-    photographs.piece("china", 2, 64).crop((0, 0, 64, 40)).save(root / "b.png", exif=exif)
+    photographs.piece("china", 5, 64).crop((0, 0, 64, 40)).save(root / "b.png", exif=exif)
     photographs.piece("china", 3, 64).save(root / "more" / "A.jpg")
     return root
 

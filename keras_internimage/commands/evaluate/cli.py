@@ -58,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="0 in masks is ignored, 1 is the first class (default for ADE20K)",
     )
+    group.add_argument(
+        "--multi-scale", action="store_true", help="average over six scales, each also mirrored"
+    )
     return made
 
 
@@ -100,6 +103,11 @@ def _evaluate(options):
         raise ValueError(
             "--ground-truth is for classification. "
             f"Received: --ground-truth {options.ground_truth} for {options.folder}, with masks"
+        )
+    if task == "classification" and options.multi_scale:
+        raise ValueError(
+            "--multi-scale is for segmentation. "
+            f"Received: --multi-scale for {options.folder}, without masks"
         )
     kind = segmentation if task == "segmentation" else classification
     results, failed = kind.evaluate(options, place, _say)

@@ -12,7 +12,7 @@ from keras_internimage.data.mask_layout import mask_layout
 from keras_internimage.data.masks import scan_segmentation
 from keras_internimage.preprocessing import read_image
 from keras_internimage.progress import Progress
-from keras_internimage.segmenter import loading
+from keras_internimage.segmenter import SCALES, loading
 from keras_internimage.training.metrics import pixel_confusion, segmentation_scores
 
 if TYPE_CHECKING:
@@ -59,7 +59,14 @@ def evaluate(options, place, say):
     if labels is not None:  # before anything long
         check_classes(layout, len(labels.names), labels.names, say)
     # Where the model has no labels, those of the folder are shown.
-    segmenter = loading.assemble(place, given, None, say if labels else lambda remark: None)
+    segmenter = loading.assemble(
+        place,
+        given,
+        None,
+        say if labels else lambda remark: None,
+        scales=SCALES if options.multi_scale else (1.0,),
+        flip=options.multi_scale,
+    )
     check_classes(layout, segmenter.classes, None, say)
     images = scan_segmentation(layout, skip_bad=True, part="validation", classes=segmenter.classes)
     for note in images.notes:
@@ -69,11 +76,12 @@ def evaluate(options, place, say):
     names = images.class_names
     if labels is not None and layout.class_names is None:
         names = labels.names
-    published = getattr(place, "miou", None)
+    published = getattr(place, "miou_multiscale" if options.multi_scale else "miou", None)
     results = {
         "images": len(images.validation) - len(failed),
         "classes": len(names),
         "reduce_zero_label": images.reduce_zero_label,
+        "multi_scale": options.multi_scale,
         "miou": _or_none(scores.mean_iou),
         "macc": _or_none(scores.mean_accuracy),
         "aacc": _or_none(scores.pixel_accuracy),
