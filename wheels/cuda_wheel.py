@@ -20,7 +20,6 @@ import shutil
 import tempfile
 
 import build as wheels
-
 from custom_ops import build, cache, libraries, packaged, toolchain
 
 LARGEST = 5_000_000
