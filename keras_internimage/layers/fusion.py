@@ -1,10 +1,11 @@
 """A convolution over feature maps of several sizes, as one layer."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_internimage.layers.composite import InitialValues, check_image_features, registered
-from keras_internimage.layers.resampling import resize_bilinear
+from keras_internimage.layers.resampling import bilinear_matrix, resize_bilinear
 
 
 @registered
@@ -15,7 +16,20 @@ class FusionConvolution(keras.layers.Layer):
     y = conv(concat(x1, resize(x2), resize(x3), ...))       zeros around, stride 1, no bias
     ```
 
-    One layer, because what it computes can be had in a cheaper order than the formula's.
+    The maps are never concatenated: a convolution of a concatenation is the sum of convolutions
+    of its parts. Of a map that is much smaller than the first, not even the resized one is made:
+    resizing is linear and acts on places alone, so that it commutes with the product with each
+    of the kernel's matrices.
+
+    ```
+    y = sum_ij shift_ij(resize(x w_ij)) = sum_ij R_i (x w_ij) C_j^T
+    ```
+
+    with the rows of the resizing's matrices `R` and `C` shifted by the tap, zeros outside. The
+    products with `w_ij` take `h w / (H W)` of the convolution's multiplications: all in all
+    about a third for four maps at scales 1 to 1/8. Which order has fewer of them is decided for
+    each map where sizes are known when the layer is called or traced; where they are not, maps
+    are resized first.
 
     Args:
         filters: number of output channels.
@@ -54,15 +68,15 @@ class FusionConvolution(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        first, *others = inputs
-        size = ops.shape(first)[1:3]
-        maps = [first, *(resize_bilinear(x, size) for x in others)]
-        return ops.conv(
-            ops.concatenate(maps, axis=-1),
-            self.kernel,
-            padding="same",
-            data_format="channels_last",
-        )
+        size = ops.shape(inputs[0])[1:3]
+        start, outputs = 0, None
+        for x in inputs:
+            channels = x.shape[-1]
+            kernel = self.kernel[:, :, start : start + channels]
+            start += channels
+            y = _convolve_resized(x, kernel, size)
+            outputs = y if outputs is None else outputs + y
+        return outputs
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[0][:3], self.filters)
@@ -74,3 +88,51 @@ class FusionConvolution(keras.layers.Layer):
             "kernel_size": self.kernel_size,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+def _convolve_resized(x, kernel, size):
+    """The convolution of `x` resized to `size`, in the cheaper order."""
+    own_size = ops.shape(x)[1:3]
+    known = all(isinstance(n, int) for n in (*own_size, *size))
+    if known and _projecting_is_cheaper(own_size, size, kernel.shape):
+        return _project_then_resize(x, kernel, size)
+    if not known or tuple(own_size) != tuple(size):
+        x = resize_bilinear(x, size)
+    return ops.conv(x, kernel, padding="same", data_format="channels_last")
+
+
+def _projecting_is_cheaper(own_size, size, kernel_shape):
+    """Whether `_project_then_resize` has fewer multiplications; per image and filter."""
+    (h, w), (height, width) = own_size, size
+    side, _, channels, _ = kernel_shape
+    resized_first = side**2 * channels * height * width
+    projected = side**2 * channels * h * w
+    columns = side * h * width * side * w
+    rows = height * side * h * width
+    return projected + columns + rows < resized_first
+
+
+def _project_then_resize(x, kernel, size):
+    """`sum_ij R_i (x w_ij) C_j^T`, as three kinds of matrix products."""
+    h, w = x.shape[1:3]
+    side, _, channels, filters = kernel.shape
+    height, width = size
+    # Along a row of the image the taps' products lie beside each other: (w, side) is one axis.
+    columns = _taps(w, width, side).transpose(1, 2, 0).reshape(width, w * side)
+    rows = _taps(h, height, side).transpose(1, 0, 2).reshape(height, side * h)
+    pixels = ops.reshape(x, (-1, channels))
+    resized = []
+    for i in range(side):
+        matrix = ops.reshape(ops.transpose(kernel[i], (1, 0, 2)), (channels, side * filters))
+        y = ops.reshape(ops.matmul(pixels, matrix), (-1, w * side, filters))
+        y = ops.matmul(ops.convert_to_tensor(columns, x.dtype), y)
+        resized.append(ops.reshape(y, (-1, h, width * filters)))
+    resized = ops.concatenate(resized, axis=1)
+    y = ops.matmul(ops.convert_to_tensor(rows, x.dtype), resized)
+    return ops.reshape(y, (-1, height, width, filters))
+
+
+def _taps(n, s, side):
+    """Weights `(side, s, n)`: what each tap reads of `n` pixels resized to `s`, zeros around."""
+    padded = np.pad(bilinear_matrix(n, s), ((side // 2, side // 2), (0, 0)))
+    return np.stack([padded[tap : tap + s] for tap in range(side)])

@@ -90,6 +90,12 @@ def resize_bilinear(inputs, size):
     return ops.cast(outputs, dtype)
 
 
+def bilinear_matrix(n: int, s: int) -> np.ndarray:
+    """Weights `(s, n)` of `resize_bilinear` along one side, of `n` to `s` pixels; float64."""
+    places = np.clip((np.arange(s) + 0.5) * n / s - 0.5, 0, n - 1)
+    return np.maximum(1 - np.abs(places[:, None] - np.arange(n)), 0)
+
+
 @registered
 class AdaptiveAveragePooling2D(keras.layers.Layer):
     """The layer of `adaptive_average_pool`.

@@ -4,11 +4,21 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
+from gradients import relative_error, value_and_grads
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_internimage.layers import AdaptiveAveragePooling2D, BilinearResizing, FusionConvolution
-from keras_internimage.layers.resampling import adaptive_average_pool, resize_bilinear
+from keras_internimage.layers import (
+    AdaptiveAveragePooling2D,
+    BilinearResizing,
+    FusionConvolution,
+    fusion,
+)
+from keras_internimage.layers.resampling import (
+    adaptive_average_pool,
+    bilinear_matrix,
+    resize_bilinear,
+)
 
 functional = pytest.importorskip("torch").nn.functional
 
@@ -87,17 +97,73 @@ def test_half_types(dtype):
         assert (as_array(y) == 3).all()
 
 
-def test_fusion_convolution_is_the_convolution_of_the_concatenation():
-    maps = [features((6, 9)), features((3, 5))[..., :2], features((1, 1))]
-    layer = FusionConvolution(4)
-    found = as_array(layer([ops.convert_to_tensor(x) for x in maps]))
+@SETTINGS
+@hypothesis.given(SIDES, SIDES)
+def test_bilinear_matrix(size, output_size):
+    x = features(size)
+    rows, columns = (bilinear_matrix(n, s) for n, s in zip(size, output_size, strict=True))
+    expected = by_torch(functional.interpolate, x, output_size, mode="bilinear")
+    found = np.einsum("ai,bj,nijc->nabc", rows, columns, x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)  # PyTorch's are float32
+
+
+# Sizes of the maps, side of the kernel, and how many maps have fewer multiplications if projected
+# before they are resized.
+FUSIONS = {
+    "halves": ([(8, 12), (4, 6), (2, 3), (1, 2)], 3, 3),
+    "odd": ([(13, 9), (7, 5), (4, 3), (2, 2), (1, 1)], 3, 4),
+    "not smaller": ([(6, 9), (6, 9), (11, 9), (7, 8)], 3, 0),
+    "wide kernel": ([(9, 11), (2, 3), (1, 2)], 5, 2),
+    "pointwise": ([(9, 11), (3, 2)], 1, 1),
+}
+
+
+def _plain(kernel, *maps):
+    """The formula, in PyTorch's functions."""
     import torch
 
-    resized = [by_torch(functional.interpolate, x, (6, 9), mode="bilinear") for x in maps]
-    kernel = torch.from_numpy(as_array(layer.kernel).transpose(3, 2, 0, 1).copy())
-    expected = by_torch(functional.conv2d, np.concatenate(resized, axis=-1), kernel, padding="same")
-    assert layer.kernel.shape == (3, 3, 8, 4)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    nchw = [x.permute(0, 3, 1, 2) for x in maps]
+    size = nchw[0].shape[-2:]
+    resized = [functional.interpolate(x, size, mode="bilinear") for x in nchw]
+    side = kernel.shape[0]
+    y = functional.conv2d(torch.cat(resized, 1), kernel.permute(3, 2, 0, 1), padding=side // 2)
+    return y.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("case", FUSIONS)
+def test_fusion_convolution(case, monkeypatch):
+    """Equal to the convolution of the concatenation, borders and gradients included."""
+    import torch
+
+    sizes, side, smaller = FUSIONS[case]
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(2, *size, 8 + k)).astype("float32") for k, size in enumerate(sizes)]
+    layer = FusionConvolution(4, side)
+    projected = []
+    original = fusion._project_then_resize
+    monkeypatch.setattr(
+        fusion,
+        "_project_then_resize",
+        lambda x, *rest: projected.append(tuple(x.shape[1:3])) or original(x, *rest),
+    )
+    layer.build([x.shape for x in maps])
+    weight = rng.normal(size=(2, *sizes[0], 4)).astype("float32")
+    kernel = as_array(layer.kernel)
+    assert kernel.shape == (side, side, sum(x.shape[-1] for x in maps), 4)
+
+    def ours(kernel, *maps):
+        values = [(layer.kernel, kernel)]
+        with keras.StatelessScope(state_mapping=values):
+            return layer(list(maps))
+
+    found, gradients = value_and_grads(ours, [kernel, *maps], weight)
+    assert set(projected) == set(sizes[1 : 1 + smaller])
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (kernel, *maps)]
+    expected = _plain(*tensors)
+    (expected * torch.from_numpy(weight)).sum().backward()
+    assert relative_error(found, expected.detach()) < 2e-6
+    for gradient, tensor in zip(gradients, tensors, strict=True):
+        assert relative_error(gradient, tensor.grad) < 5e-6
 
 
 @pytest.mark.any_backend
