@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -13,18 +14,18 @@ from keras_internimage.weights_convert.export import export
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.any_backend
 
-PATH = pathlib.Path(__file__).resolve().parents[1] / "benchmarks" / "official.py"
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 TOLERANCE = 2e-5
 
 
-def _module():
-    spec = importlib.util.spec_from_file_location("benchmarks_official", PATH)
+def _module(name):
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-official = _module()
+official = _module("official")
 
 
 def logits(model, x):
@@ -76,3 +77,25 @@ def test_the_default_is_internimage_t():
     assert {k: tuple(t.shape) for k, t in state.items()} == reference.official_shapes(
         "internimage_t"
     )
+
+
+def test_upernet_is_the_official_one(monkeypatch):
+    name = "upernet_internimage_t"
+    stored, x = reference.numbers(name), reference.images(name)
+    shapes, seed = reference.official_shapes(name), int(stored["seed"])
+    # It imports its neighbour by name, as all of that folder do.
+    monkeypatch.setitem(sys.modules, "official", official)
+    with torch.device("meta"):
+        model = _module("official_upernet").UperNet().eval()
+    weights = {
+        key: torch.from_numpy(reference.official_weight(key, shape, seed))
+        if shape
+        else torch.zeros((), dtype=torch.int64)  # the counters of the batch normalisations
+        for key, shape in shapes.items()
+        if not key.startswith("auxiliary_head")
+    }
+    model.load_state_dict(weights, strict=True, assign=True)
+    images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    with torch.inference_mode():
+        assert_close(model.decode_head(model.backbone(images)).numpy(), stored["logits"])
+        assert model(images).shape == (1, 150, *x.shape[1:3])
