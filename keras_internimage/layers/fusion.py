@@ -26,8 +26,9 @@ class FusionConvolution(keras.layers.Layer):
     ```
 
     with the rows of the resizing's matrices `R` and `C` shifted by the tap, zeros outside. The
-    products with `w_ij` take `h w / (H W)` of the convolution's multiplications: all in all
-    about a third for four maps at scales 1 to 1/8. Which order has fewer of them is decided for
+    products with `w_ij` take `h w / (H W)` of the convolution's multiplications, those with `R`
+    and `C` few: together 0.37 for four maps of 512 channels, the first of 128 x 128 pixels and
+    the others of scales 1/2, 1/4 and 1/8. Which order has fewer multiplications is decided for
     each map where sizes are known when the layer is called or traced; where they are not, maps
     are resized first.
 
