@@ -11,6 +11,7 @@ import oracle
 import pytest
 
 from benchmarks.gpu import ROOT, driver, emulated, official_kernels
+from custom_ops import toolchain
 from keras_internimage.ops import DCNv3Geometry
 
 pytestmark = [
@@ -74,7 +75,7 @@ def stub(tmp_path_factory):
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", str(HERE / "stub_driver.cc")]
     for folder in (ROOT / "benchmarks" / "gpu", HERE.parent / "custom_ops"):
         command += ["-I", str(folder)]
-    command += ["-isystem", f"{driver.TOOLKIT}/include", "-o", str(path)]
+    command += ["-isystem", f"{toolchain.CUDA}/include", "-o", str(path)]
     subprocess.run(command, check=True)
     return path
 

@@ -1,6 +1,7 @@
 """The table against the published facts, and how a row is chosen from it."""
 
 import dataclasses
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from keras_internimage import training
 from keras_internimage.models import VARIANTS
-from keras_internimage.training import recipes, schedules
+from keras_internimage.training import schedules
 
 pytestmark = pytest.mark.any_backend
 
@@ -148,7 +149,9 @@ def test_public_names_are_what_they_say():
     for name in training.__all__:
         value = training.__getattr__(name)
         assert value is getattr(training, name)
-        assert getattr(value, "__module__", recipes.__name__).endswith(training._MODULE_OF[name])
+        module = importlib.import_module(f"{training.__name__}.{training._MODULE_OF[name]}")
+        assert value is getattr(module, name)
+        assert getattr(value, "__module__", module.__name__) == module.__name__
     with pytest.raises(AttributeError, match="has no attribute 'augment'"):
         _ = training.augment
 
