@@ -1,7 +1,8 @@
 """What all command lines share. Imports nothing that takes long."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 
 def parser(program: str, description: str, **options) -> argparse.ArgumentParser:
@@ -17,6 +18,20 @@ def parser(program: str, description: str, **options) -> argparse.ArgumentParser
     made = argparse.ArgumentParser(prog=program, description=description, **options)
     made.add_argument("--version", action="version", version=f"{program} {__version__}")
     return made
+
+
+def exit_code(
+    program: str, command: Callable[[argparse.Namespace], int], options: argparse.Namespace
+) -> int:
+    """What `command(options)` returns; 2 if it raises, with the message, 130 if it is stopped."""
+    try:
+        return command(options)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        return 130
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

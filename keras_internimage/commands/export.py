@@ -59,16 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    arguments = parser().parse_args(argv)
-    try:
-        _export(arguments)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped", file=sys.stderr)
-        return 130
-    return 0
+    return command_line.exit_code(PROGRAM, _export, parser().parse_args(argv))
 
 
 def _export(arguments):
@@ -112,11 +103,12 @@ def _export(arguments):
     if published or predictor.labels_beside(place) is not None:
         made = predictor.assemble(place, labels, None, _say)
         made.export(arguments.out, **options)
-        return
+        return 0
     # It need not be a classifier.
     if labels is not None:
         options["labels"] = labels.classes
     exporting.export(predictor.load_model(place), arguments.out, **options)
+    return 0
 
 
 def _say(remark):

@@ -58,15 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    arguments = parser().parse_args(argv)
-    try:
-        return _predict(arguments)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped", file=sys.stderr)
-        return 130
+    return command_line.exit_code(PROGRAM, _predict, parser().parse_args(argv))
 
 
 def _predict(arguments):
