@@ -84,7 +84,8 @@ def _affine_backward(kept, upstream):
     if rows.shape[1] < upstream_rows.shape[1]:
         to_kernel = _over_rows(rows, upstream_rows)
     else:
-        to_kernel = _over_rows(upstream_rows, rows).T
+        # Without the barrier XLA swaps the factors, and the transpose is gone.
+        to_kernel = jax.lax.optimization_barrier(_over_rows(upstream_rows, rows)).T
     to_inputs = _matmul(upstream, kernel.T)
     return to_inputs.astype(x.dtype), to_kernel.astype(kernel.dtype), to_bias
 
