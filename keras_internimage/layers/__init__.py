@@ -6,6 +6,7 @@ from keras_internimage.layers.blocks import (
     InternImageDownsample,
     InternImageStem,
 )
+from keras_internimage.layers.convolutions import NormalizedConvolution, TopDownConvolution
 from keras_internimage.layers.dcnv3 import DCNv3, set_implementation
 from keras_internimage.layers.drop_path import DropPath
 from keras_internimage.layers.fusion import FusionConvolution
@@ -21,6 +22,8 @@ __all__ = [
     "InternImageBlock",
     "InternImageDownsample",
     "InternImageStem",
+    "NormalizedConvolution",
     "PixelShuffleAdd",
+    "TopDownConvolution",
     "set_implementation",
 ]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import InitialValues, check_image_features, registered
 from keras_internimage.layers.resampling import bilinear_matrix, resize_bilinear
 
@@ -76,7 +77,7 @@ class FusionConvolution(keras.layers.Layer):
             kernel = self.kernel[:, :, start : start + channels]
             start += channels
             y = _convolve_resized(x, kernel, size)
-            outputs = y if outputs is None else outputs + y
+            outputs = y if outputs is None else sublayers.add(outputs, y)
         return outputs
 
     def compute_output_shape(self, input_shape):
@@ -99,7 +100,7 @@ def _convolve_resized(x, kernel, size):
         return _project_then_resize(x, kernel, size)
     if not known or tuple(own_size) != tuple(size):
         x = resize_bilinear(x, size)
-    return ops.conv(x, kernel, padding="same", data_format="channels_last")
+    return sublayers.convolve(x, kernel)
 
 
 def _projecting_is_cheaper(own_size, size, kernel_shape):
@@ -120,16 +121,17 @@ def _project_then_resize(x, kernel, size):
     height, width = size
     # Along a row of the image the taps' products lie beside each other: (w, side) is one axis.
     columns = _taps(w, width, side).transpose(1, 2, 0).reshape(width, w * side)
+    columns = ops.convert_to_tensor(columns, x.dtype)
     rows = _taps(h, height, side).transpose(1, 0, 2).reshape(height, side * h)
     pixels = ops.reshape(x, (-1, channels))
     resized = []
     for i in range(side):
         matrix = ops.reshape(ops.transpose(kernel[i], (1, 0, 2)), (channels, side * filters))
-        y = ops.reshape(ops.matmul(pixels, matrix), (-1, w * side, filters))
-        y = ops.matmul(ops.convert_to_tensor(columns, x.dtype), y)
+        y = sublayers.matmul(pixels, matrix)
+        y = sublayers.matmul(columns, ops.reshape(y, (-1, w * side, filters)))
         resized.append(ops.reshape(y, (-1, h, width * filters)))
     resized = ops.concatenate(resized, axis=1)
-    y = ops.matmul(ops.convert_to_tensor(rows, x.dtype), resized)
+    y = sublayers.matmul(ops.convert_to_tensor(rows, x.dtype), resized)
     return ops.reshape(y, (-1, height, width, filters))
 
 

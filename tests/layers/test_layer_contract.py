@@ -7,7 +7,8 @@ from keras.src import testing
 from keras_internimage import layers
 
 IMAGE = (2, 6, 7, 8)
-# (layer, arguments, input shape, output shape, trainable weights, seed generators)
+# (layer, arguments, input shape, output shape, trainable weights, seed generators,
+#  weights that are not trainable)
 CASES = {
     "dcnv3": (layers.DCNv3, {"groups": 2}, IMAGE, IMAGE, 10, 0),
     "dcnv3_strided": (
@@ -92,6 +93,33 @@ CASES = {
         1,
         0,
     ),
+    "normalized_convolution": (
+        layers.NormalizedConvolution,
+        {"filters": 3},
+        IMAGE,
+        (2, 6, 7, 3),
+        3,
+        0,
+        2,
+    ),
+    "normalized_fusion": (
+        layers.NormalizedConvolution,
+        {"filters": 3, "kernel_size": 1},
+        (IMAGE, (2, 3, 4, 5)),
+        (2, 6, 7, 3),
+        3,
+        0,
+        2,
+    ),
+    "top_down_convolution": (
+        layers.TopDownConvolution,
+        {"filters": 5},
+        (IMAGE, (2, 3, 4, 5)),
+        (2, 6, 7, 5),
+        3,
+        0,
+        2,
+    ),
     "drop_path": (layers.DropPath, {"rate": 0.3, "seed": 1}, IMAGE, IMAGE, 0, 1),
     "drop_path_zero": (layers.DropPath, {"rate": 0}, IMAGE, IMAGE, 0, 0),
     "pixel_shuffle_add": (
@@ -111,14 +139,16 @@ class TestLayers(testing.TestCase):
         super().setUpClass()
         np.random.seed(0)
 
-    def check(self, layer, arguments, input_shape, output_shape, weights, seed_generators):
+    def check(
+        self, layer, arguments, input_shape, output_shape, weights, seed_generators, fixed_weights=0
+    ):
         self.run_layer_test(
             layer,
             arguments,
             input_shape=input_shape,
             expected_output_shape=output_shape,
             expected_num_trainable_weights=weights,
-            expected_num_non_trainable_weights=0,
+            expected_num_non_trainable_weights=fixed_weights,
             expected_num_seed_generators=seed_generators,
             expected_num_losses=0,
             supports_masking=layer is layers.DropPath,

@@ -1,13 +1,15 @@
 """Fast paths of sub-layers compute what the sub-layers do, in every precision."""
 
+import contextlib
 import math
 
 import keras
 import ml_dtypes
 import numpy as np
 import pytest
+from gradients import value_and_grads
 
-from keras_internimage.layers import sublayers
+from keras_internimage.layers import NormalizedConvolution, TopDownConvolution, sublayers
 from keras_internimage.layers.composite import CompositeLayer
 
 # Half a unit in the last place, relative; the sums are computed in float32.
@@ -87,3 +89,86 @@ def test_gelu(features):
     # `x (1 + erf(x)) / 2`: of the sum near zero, an absolute error is multiplied by x.
     bound = 4 * ROUNDING[dtype] * (np.abs(x).astype("float64") + 1)
     assert (np.abs(computed(outputs) - expected) <= bound).all()
+
+
+def normalized(shape, dtype="float32", **arguments):
+    layer = NormalizedConvolution(6, dtype=dtype, **arguments)
+    layer.build(shape)
+    for k, variable in enumerate((layer.norm.gamma, layer.norm.beta, layer.norm.moving_mean)):
+        variable.assign(np.linspace(-1, 1 + k, 6))
+    layer.norm.moving_variance.assign(np.linspace(0.1, 2, 6))
+    return layer
+
+
+def reference_convolution(x, kernel):
+    side = kernel.shape[0]
+    padded = np.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
+    height, width = x.shape[1:3]
+    return sum(
+        padded[:, i : i + height, j : j + width] @ kernel[i, j]
+        for i in range(side)
+        for j in range(side)
+    )
+
+
+def reference_norm(y, norm):
+    mean, variance, gamma, beta = (
+        computed(v) for v in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
+    )
+    return np.maximum((y - mean) / np.sqrt(variance + norm.epsilon) * gamma + beta, 0)
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_normalized_convolution_in_inference(side):
+    x = rounded("float32", 2, 5, 7, 16)
+    layer = normalized((None, None, None, 16), kernel_size=side)
+    kernel = computed(layer.conv.kernel)
+    expected = reference_norm(reference_convolution(x.astype("float64"), kernel), layer.norm)
+    with without_gradient():
+        outputs = computed(layer(keras.ops.convert_to_tensor(x), training=False))
+    np.testing.assert_allclose(outputs, expected, atol=2e-5)
+    # What keeps gradients, or traces the model, computes by other operations.
+    outputs = computed(layer(keras.ops.convert_to_tensor(x), training=False))
+    np.testing.assert_allclose(outputs, expected, atol=2e-5)
+
+
+def test_normalized_fusion_in_inference():
+    maps = [rounded("float32", 2, 6, 8, 16), rounded("float32", 2, 3, 4, 5)]
+    layer = normalized([(None, 6, 8, 16), (None, 3, 4, 5)])
+    large = keras.ops.image.resize(maps[1], (6, 8), antialias=False, data_format="channels_last")
+    joined = np.concatenate([maps[0], computed(large)], axis=-1)
+    expected = reference_convolution(joined, computed(layer.conv.kernel))
+    with without_gradient():
+        outputs = computed(layer([keras.ops.convert_to_tensor(x) for x in maps], training=False))
+    np.testing.assert_allclose(outputs, reference_norm(expected, layer.norm), atol=2e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inputs_are_not_overwritten(training):
+    x, above = rounded("float32", 2, 6, 8, 16), rounded("float32", 2, 3, 4, 6)
+    layer = TopDownConvolution(6)
+    tensors = [keras.ops.convert_to_tensor(v.copy()) for v in (x, above)]
+    with without_gradient():
+        layer(tensors, training=training)
+    for tensor, value in zip(tensors, (x, above), strict=True):
+        np.testing.assert_array_equal(computed(tensor), value)
+
+
+def without_gradient():
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (3, 4, 6)])
+def test_matmul_and_its_gradient(shape):
+    a, b = rounded("float32", 5, 4), rounded("float32", *shape)
+    upstream = rounded("float32", *(a @ b).shape)
+    product, (to_a, to_b) = value_and_grads(sublayers.matmul, (a, b), upstream)
+    of_each = upstream.reshape(-1, 5, 6), b.reshape(-1, 4, 6)
+    expected = sum(u @ each.T for u, each in zip(*of_each, strict=True))
+    np.testing.assert_allclose(product, a @ b, atol=1e-5)
+    np.testing.assert_allclose(to_a, expected, atol=1e-5)
+    np.testing.assert_allclose(to_b, a.T @ upstream, atol=1e-5)

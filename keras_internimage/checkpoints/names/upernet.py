@@ -14,8 +14,8 @@ def _counted(count):
 def _units(layer, official, places=once):
     """The rows of a convolution without bias and the batch normalisation that follows it."""
     return (
-        Row(f"{layer}_conv", f"{official}.conv", CONV_WITHOUT_BIAS, places),
-        Row(f"{layer}_norm", f"{official}.bn", BATCH_NORM, places),
+        Row(f"{layer}/conv", f"{official}.conv", CONV_WITHOUT_BIAS, places),
+        Row(f"{layer}/norm", f"{official}.bn", BATCH_NORM, places),
     )
 
 

@@ -80,6 +80,41 @@ def gelu(inputs):
     return getattr(_backend, "gelu", keras.activations.gelu)(inputs)
 
 
+def matmul(a, b):
+    """`keras.ops.matmul` of a matrix and one or several others."""
+    return _fast("matmul", keras.ops.matmul, a, b)
+
+
+def add(own, other):
+    """`own + other`; `own` is the caller's alone and may be overwritten."""
+    return _fast("add", keras.ops.add, own, other)
+
+
+def convolve(inputs, kernel):
+    """A convolution `(N, H, W, C)` of stride 1 with zeros around."""
+    return _fast("convolve", _convolve, inputs, kernel)
+
+
+def _convolve(inputs, kernel):
+    return keras.ops.conv(inputs, kernel, padding="same", data_format="channels_last")
+
+
+def _fast(name, slow, *arguments):
+    outputs = getattr(_backend, name, lambda *_: None)(*arguments)
+    return slow(*arguments) if outputs is None else outputs
+
+
+def normalized_convolution(owner, convolution, norm, inputs, training):
+    """`relu(norm(convolution(inputs)))` with sub-layers of `owner`."""
+    if not training and not _runs_by_layer_call(owner, convolution):
+        fast = getattr(_backend, "normalized_convolution", None)
+        outputs = None if fast is None else fast(convolution, norm, inputs)
+        if outputs is not None:
+            return outputs
+    x = run(owner, norm, run(owner, convolution, inputs), training=training)
+    return keras.ops.relu(x)
+
+
 def _dense_and_gelu(owner, layer, inputs):
     fast = getattr(_backend, "dense_and_gelu", None)
     if fast is None or _runs_by_layer_call(owner, layer):
@@ -110,7 +145,8 @@ if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
         "Keras' backend must be tensorflow, jax or torch, by KERAS_BACKEND in the environment or "
         f"in keras.json. Received: {keras.backend.backend()!r}"
     )
-# Of each backend: `FAST`, the fast paths `(layer, inputs)` by the type of layer, which may return
-# None for "not faster here"; and `rematerialized(function, inputs, matmul_last)`, which with
-# `matmul_last` may leave out the last operation, a matmul, when it rematerialises.
+# Of each backend: `FAST`, the fast paths `(layer, inputs)` by the type of layer, and functions of
+# the names above, all of which may return None for "not faster here"; and
+# `rematerialized(function, inputs, matmul_last)`, which with `matmul_last` may leave out the last
+# operation, a matmul, when it rematerialises.
 _backend = importlib.import_module(f"keras_internimage.layers.sublayers.{keras.backend.backend()}")
