@@ -223,6 +223,11 @@ def _built_folders(cuda):
 
 def _tools(cuda):
     """The compilers of a build: for C++, and with CUDA nvcc."""
+    if libraries.WINDOWS:
+        raise KernelsUnavailable(
+            "DCNv3's native kernels are built on Linux and macOS only; on Windows they come in a "
+            f"wheel, for PyTorch and JAX. Received: sys.platform={sys.platform!r}"
+        )
     compiler = toolchain.find_compiler()
     if not cuda:
         return (compiler,)
@@ -358,11 +363,11 @@ def _link(library, jobs, folder, temporary):
     for job in jobs:
         job.result()
     objects = [temporary / name for _, name in library.objects]
-    made = temporary / library.name
-    command = [*library.link, *objects, "-o", made, *library.libraries]
+    command = [*library.link, *objects, "-o", temporary / library.name, *library.libraries]
     toolchain.run(command, temporary, library.advice)
     with cache.writable(folder):
-        os.replace(made, folder / library.name)
+        for name in (*library.beside, library.name):
+            os.replace(temporary / name, folder / name)
     cache.forget_failure(folder, library)
 
 

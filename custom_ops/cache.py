@@ -9,11 +9,6 @@ import tempfile
 
 from .toolchain import COMMAND, KernelsUnavailable
 
-try:
-    import fcntl  # what a lock that ends with its process is made of
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 VARIABLE = "KERAS_INTERNIMAGE_CACHE"
 SECONDS_OF_SILENCE = 5
 _PREFIX = "dcnv3-"
@@ -65,11 +60,6 @@ def writable(path, advice=f"The variable {VARIABLE} names another one."):
 @contextlib.contextmanager
 def locked(log):
     """One build at a time in the whole cache. The lock ends with its process, however that ends."""
-    if fcntl is None:
-        raise KernelsUnavailable(
-            "DCNv3's native kernels are built on Linux and macOS only. "
-            f"Received: os.name={os.name!r}"
-        )
     # Here, for what was built already is found without it.
     import filelock
 

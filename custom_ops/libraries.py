@@ -17,14 +17,18 @@ from .toolchain import KernelsUnavailable
 BACKENDS = ("tensorflow", "jax", "torch")
 SOURCES = pathlib.Path(__file__).resolve().parent
 
+# On Windows the compiler is clang++ for Microsoft's C++ ("x86_64-pc-windows-msvc").
+WINDOWS = sys.platform == "win32"
 _MAC = sys.platform == "darwin"
 _X86 = platform.machine() in ("x86_64", "AMD64", "amd64")
-SUFFIX = ".dylib" if _MAC else ".so"
-CORE = f"libdcnv3_core{SUFFIX}"
-CUDA_CORE = f"libdcnv3_cuda{SUFFIX}"
+SUFFIX = ".dll" if WINDOWS else ".dylib" if _MAC else ".so"
+_PREFIX = "" if WINDOWS else "lib"
+CORE = f"{_PREFIX}dcnv3_core{SUFFIX}"
+CUDA_CORE = f"{_PREFIX}dcnv3_cuda{SUFFIX}"
 
+_SHARED_FLAGS = () if WINDOWS else ("-fPIC",)
 _CORE_FLAGS = (
-    *("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
+    *("-std=c++17", "-O3", *_SHARED_FLAGS, "-fno-math-errno", "-fno-trapping-math"),
     *("-fvisibility=hidden", "-Wall", "-Wextra"),
 )
 # The kernels are compiled once for each of these; the core chooses when it is loaded.
@@ -34,9 +38,12 @@ _ISAS = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
     "avx512": (*_AVX512, "-mprefer-vector-width=512"),
 }
-_BINDING_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden")
+_BINDING_FLAGS = ("-std=c++17", "-O2", *_SHARED_FLAGS, "-fvisibility=hidden")
 _CUDA_FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden")
-_CUDA_ARCHITECTURES = (75, 80, 90, 100)
+_CUDA_ARCHITECTURES = (75, 80, 90, 100, 120)
+# The latest whose PTX is kept, which drivers compile for GPUs that no machine code is for: not that
+# of 120, since there are GPUs between the two, such as those of 110.
+_CUDA_PTX = 100
 # Of LibTorch's stable ABI: a library made for it also loads in later versions.
 _TORCH_ABI = (2, 10)
 # Of XLA's foreign function interface: that of the headers a wheel's binding is compiled with. Newer
@@ -56,6 +63,7 @@ class Library:
         backend: whose binding it is; None for a library that bindings need.
         version: of the framework whose headers are compiled.
         advice: what can be done where a command fails.
+        beside: names of further files that the link command writes, for other libraries to link.
     """
 
     name: str
@@ -65,6 +73,7 @@ class Library:
     backend: str | None = None
     version: str = ""
     advice: str = toolchain.ADVICE
+    beside: tuple = ()
 
 
 def digest(parts, length):
@@ -144,7 +153,9 @@ def found_in(folder):
 
 def _link(compiler, name):
     """The command that links a library which looks for others beside itself."""
-    # Nobody has tried yet what is for macOS here.
+    # For macOS and Windows it has compiled and linked, by another system's compiler, and not run.
+    if WINDOWS:
+        return (*compiler.command, "-shared")  # where a DLL lies, its own are looked for
     if _MAC:
         named = ("-dynamiclib", "-undefined", "dynamic_lookup", "-install_name", f"@rpath/{name}")
         return (*compiler.command, *named, "-Wl,-rpath,@loader_path")
@@ -159,20 +170,23 @@ def core(compiler):
     for isa, flags in (_ISAS if _X86 else {"generic": ()}).items():
         command = (*common, *flags, f"-DDCNV3_ISA={isa}", SOURCES / "core" / "cpu_kernels.cc")
         objects.append((command, f"cpu_kernels.{isa}.o"))
-    return Library(CORE, tuple(objects), _link(compiler, CORE))
+    # Windows links the import library of a DLL: the linker writes it.
+    beside = ("dcnv3_core.lib",) if WINDOWS else ()
+    return Library(CORE, tuple(objects), _link(compiler, CORE), beside=beside)
 
 
 def cuda_core(compiler, nvcc):
     """The kernels for NVIDIA GPUs."""
     known = toolchain.cuda_architectures(nvcc, _CUDA_ARCHITECTURES)
     code = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in known]
-    code.append(f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}")
+    ptx = max((number for number in known if number <= _CUDA_PTX), default=known[-1])
+    code.append(f"-gencode=arch=compute_{ptx},code=compute_{ptx}")
     # A compiler that the user chose is also nvcc's.
     chosen = len(compiler.command) == 1 and os.environ.get("CXX")
     start = (*nvcc.command, *(("-ccbin", compiler.path) if chosen else ()))
     common = (*start, *_CUDA_FLAGS, *code, "--threads", "0", "-c")
     # The library can tell what code it holds.
-    told = "_".join(f"sm_{number}" for number in known) + f"_compute_{known[-1]}"
+    told = "_".join(f"sm_{number}" for number in known) + f"_compute_{ptx}"
     info = (*common, f"-DDCNV3_ARCHITECTURES={told}", SOURCES / "core" / "cuda_info.cu")
     objects = [((*common, SOURCES / "core" / "cuda.cu"), "cuda.o"), (info, "cuda_info.o")]
     # Frameworks bring CUDA runtimes of various versions: the one used here is inside the library.
@@ -218,8 +232,9 @@ def binding_of(framework, name, folder, compiler, nvcc=None):
 
 
 def _tensorflow(framework):
-    # Its headers warn by the hundred. The wheels for Linux use the new ABI of libstdc++.
-    abi = [] if _MAC else ["-D_GLIBCXX_USE_CXX11_ABI=1"]
+    # Its headers warn by the hundred. The wheels for Linux use the new ABI of libstdc++, and those
+    # for macOS specialize what new versions of libc++ forbid.
+    abi = ["-Wno-invalid-specialization"] if _MAC else ["-D_GLIBCXX_USE_CXX11_ABI=1"]
     flags = ["-w", "-DEIGEN_MAX_ALIGN_BYTES=64", *abi, f"-I{framework.folder('include')}"]
     library = "-ltensorflow_framework.2" if _MAC else "-l:libtensorflow_framework.so.2"
     return flags, ["-L", framework.root, library]

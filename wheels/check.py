@@ -1,9 +1,12 @@
 """Whether an installed keras_internimage runs its native kernels, right, and where they came from.
 
 Run it with the Python of an environment; KERAS_BACKEND chooses the framework. It prints one line of
-JSON, and fails where the kernels do not run or do not compute what the portable operator does.
+JSON, and fails where the kernels do not run or do not compute what the portable operator does. With
+`--wheel` they must come from the installed wheel. With `--portable` there must be none, as where a
+wheel has no binding to the framework, and models must predict all the same.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -48,8 +51,8 @@ def largest_difference(ours, others):
     )
 
 
-def predictions():
-    """Those of a small model, with the kernels and without."""
+def predictions(*implementations):
+    """Those of a small model with each of some implementations, one list each."""
     model = keras_internimage.InternImage(
         channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8), input_shape=(32, 32, 3)
     )
@@ -59,22 +62,41 @@ def predictions():
             variable.assign(rng.normal(scale=0.1, size=variable.shape))
     images = rng.normal(size=(2, 32, 32, 3)).astype("float32")
     found = []
-    for implementation in ("native", "portable"):
+    for implementation in implementations:
         set_implementation(model, implementation)
         found.append([model.predict(images, verbose=0)])
     return found
 
 
-def main():
-    keras.utils.set_random_seed(0)
-    rows = {name: reason for name, _, runs, reason in dispatch.table() if runs}
-    if "native" not in rows:
-        reasons = {name: reason for name, _, runs, reason in dispatch.table()}
-        raise SystemExit(f"The native kernels do not run: {reasons['native']}")
-    compared = {
-        "predict": largest_difference(*predictions()),
+def native():
+    """How far the kernels are from the portable operator, relative to the largest number."""
+    return {
+        "predict": largest_difference(*predictions("native", "portable")),
         "gradients": largest_difference(gradients("native"), gradients("portable")),
     }
+
+
+def portable():
+    """0 where a model's predictions by the portable operator are finite."""
+    ((found,),) = predictions("portable")
+    return {"predict": 0.0 if np.isfinite(found).all() else float("nan")}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    expected = parser.add_mutually_exclusive_group()
+    expected.add_argument("--wheel", action="store_true")
+    expected.add_argument("--portable", action="store_true")
+    arguments = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    rows = {name: reason for name, _, _, reason in dispatch.table()}
+    runs = {name for name, _, runs, _ in dispatch.table() if runs}
+    if ("native" in runs) == arguments.portable:
+        must = "must not run" if arguments.portable else "do not run"
+        raise SystemExit(f"The native kernels {must}: {rows['native']}")
+    if arguments.wheel and not rows["native"].endswith("from the installed wheel"):
+        raise SystemExit(f"The kernels must come from the wheel. Received: {rows['native']}")
+    compared = portable() if arguments.portable else native()
     print(
         json.dumps(
             {

@@ -50,6 +50,7 @@ bool has_avx512() {
 
 const dcnv3::Kernels* best() {
 #ifdef DCNV3_X86
+  __builtin_cpu_init(); /* on some systems nobody else calls it */
   return has_avx512() ? &dcnv3::avx512::kernels
          : has_avx2() ? &dcnv3::avx2::kernels
                       : &dcnv3::sse2::kernels;

@@ -251,7 +251,7 @@ class Samples {
   /* Pixel left of (above) `t` + origin and the fraction beyond it. NaN compares false. */
   static inline I split(V t, I origin, V* fraction) {
     const V far = V{} + A(kFar);
-    t = (t < far) & (t > -far) ? t : -far;
+    t = ((t < far) & (t > -far)) ? t : -far;
     I cell = __builtin_convertvector(t, I);
     cell += __builtin_convertvector(cell, V) > t; /* true is -1: from truncation to floor */
     *fraction = t - __builtin_convertvector(cell, V);

@@ -26,7 +26,9 @@
 /* Raised whenever a struct or a signature below changes; bindings compare it when they load. */
 #define DCNV3_ABI 1
 
-#if defined(__GNUC__)
+#if defined(_WIN32)
+#define DCNV3_EXPORT __declspec(dllexport)
+#elif defined(__GNUC__)
 #define DCNV3_EXPORT __attribute__((visibility("default")))
 #else
 #define DCNV3_EXPORT
@@ -115,7 +117,7 @@ DCNV3_EXPORT dcnv3_status dcnv3_cuda_backward(const dcnv3_call* call, const void
 DCNV3_EXPORT int32_t dcnv3_cuda_runtime_version(void);
 DCNV3_EXPORT int32_t dcnv3_cuda_driver_version(void);
 
-/* The architectures whose machine code the library holds, and the one of its PTX, such as
+/* The architectures whose machine code the library holds, then the one of its PTX, such as
  * "sm_75_sm_80_compute_80". */
 DCNV3_EXPORT const char* dcnv3_cuda_code(void);
 

@@ -157,7 +157,11 @@ auto with_arguments(Binding binding) {
 
 }  // namespace
 
-#pragma GCC visibility push(default)
+/* XLA's macros that define handlers do not export them. */
+#define DCNV3_HANDLER(name) extern "C" DCNV3_EXPORT XLA_FFI_Error* name(XLA_FFI_CallFrame*)
+
+DCNV3_HANDLER(keras_internimage_dcnv3_cpu);
+DCNV3_HANDLER(keras_internimage_dcnv3_backward_cpu);
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_dcnv3_cpu, forward_cpu,
                               with_arguments(ffi::Ffi::Bind()
@@ -175,8 +179,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_dcnv3_backward_cpu, backward_cpu
                                                  .Ret<ffi::AnyBuffer>()
                                                  .Ret<ffi::AnyBuffer>())
                                   .Attr<bool>("deterministic"));
-
-#pragma GCC visibility pop
 
 #ifdef DCNV3_CUDA
 namespace {
@@ -225,7 +227,8 @@ ffi::Error backward_cuda(void* stream, ffi::ScratchAllocator scratch, ffi::AnyBu
 
 }  // namespace
 
-#pragma GCC visibility push(default)
+DCNV3_HANDLER(keras_internimage_dcnv3_cuda);
+DCNV3_HANDLER(keras_internimage_dcnv3_backward_cuda);
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_dcnv3_cuda, forward_cuda,
                               with_arguments(ffi::Ffi::Bind()
@@ -245,6 +248,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_dcnv3_backward_cuda, backward_cu
                                                  .Ret<ffi::AnyBuffer>()
                                                  .Ret<ffi::AnyBuffer>())
                                   .Attr<bool>("deterministic"));
-
-#pragma GCC visibility pop
 #endif

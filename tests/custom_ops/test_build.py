@@ -204,11 +204,13 @@ def test_the_place_of_the_cache(copy, variables, expected):
     assert copy.evaluate("cache.root()", **variables) == expected
 
 
-def test_a_system_without_file_locks(copy):
+def test_nothing_is_built_on_windows(copy):
     copy.install("jax")
-    code = "import sys; sys.modules['fcntl'] = None\nfrom custom_ops import build\n"
+    code = "import sys; sys.platform = 'win32'\nfrom custom_ops import build, libraries\n"
     status, _, err = copy.run("-c", code + JAX)
     assert status == 1 and "on Linux and macOS only" in err and not copy.calls()
+    status, out, err = copy.run("-c", code + "print(libraries.CORE)")
+    assert status == 0 and out.strip() == "dcnv3_core.dll", err
 
 
 def test_frameworks_that_will_not_do(copy):

@@ -73,7 +73,7 @@ def test_nvcc_compiles_and_links_it(tmp_path):
     toolchain.run([*library.link, tmp_path / name, "-o", path, *library.libraries], tmp_path)
     read = cuda.read(path)
     assert f"Build cuda_{read.runtime[0]}.{read.runtime[1]}" in nvcc.version
-    assert (8, 0) in read.code and read.ptx == read.code[-1]
+    assert (8, 0) in read.code and read.ptx == max(c for c in read.code if c <= (10, 0))
     # Without a driver nothing is raised, and nothing runs.
     if read.driver is None:
         assert "there is no NVIDIA driver" in read.why_not((8, 0))

@@ -179,10 +179,13 @@ def test_a_failed_core_is_no_matter_of_cuda(copy):
 def test_architectures_that_nvcc_does_not_know_are_left_out(copy):
     listed = "echo compute_75; echo compute_80; echo compute_90"
     assert listed in NVCC
-    nvcc = copy.program("home/bin/nvcc", NVCC.replace(listed, "echo compute_80; echo compute_100"))
+    known = "echo compute_80; echo compute_100; echo compute_110; echo compute_120"
+    nvcc = copy.program("home/bin/nvcc", NVCC.replace(listed, known))
     copy.evaluate("build.find_or_build('jax', cuda=True)", CUDA_HOME=nvcc.parent.parent)
     (told,) = [call for call in copy.calls() if "cuda_info.cu" in call]
-    assert "-DDCNV3_ARCHITECTURES=sm_80_sm_100_compute_100 " in told and "_75" not in told
+    # The PTX is one that GPUs of 110 can use, too.
+    named = "-DDCNV3_ARCHITECTURES=sm_80_sm_100_sm_120_compute_100 "
+    assert named in told and "_75" not in told
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
