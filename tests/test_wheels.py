@@ -255,9 +255,7 @@ def test_what_a_library_of_another_system_may_need(
     monkeypatch.setattr(wheels, "needed", lambda path: names)
     wheels.check_needed(tmp_path / "library")
     monkeypatch.setattr(wheels, "needed", lambda path: [*names, wrong])
-    with pytest.raises(
-        SystemExit, match="must need its framework and the system alone. Received: "
-    ):
+    with pytest.raises(SystemExit, match="must need its framework and the system"):
         wheels.check_needed(tmp_path / "library")
 
 

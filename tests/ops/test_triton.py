@@ -23,6 +23,7 @@ from keras_internimage.ops import triton as binding
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "op"
 CASES = json.loads((DATA / "cases.json").read_text())
+WHY_NO_LAUNCHER = binding._why_no_launcher.__wrapped__
 OPTIONS = {"groups": 2, "mask_activation": "softmax", "implementation": "triton"}
 
 
@@ -274,6 +275,7 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
     monkeypatch.setattr(binding, "_why_not_on_gpu", binding._why_not_on_gpu.__wrapped__)
+    monkeypatch.setattr(binding, "_why_no_launcher", lambda: None)
 
 
 def test_refusals(on_a_gpu, monkeypatch):
@@ -313,6 +315,24 @@ def test_each_gpu_is_judged_for_itself(on_a_gpu, monkeypatch, capabilities):
         assert row[2] is not old
     expected = told if capabilities[current] == (7, 0) else None
     assert binding.why_not(None) == binding.why_not(request()) == expected
+
+
+def test_a_machine_without_a_c_compiler(on_a_gpu, monkeypatch):
+    """Triton would raise at the first kernel: the next implementation is taken instead."""
+    runtime = pytest.importorskip("triton.runtime")
+
+    class Driver:
+        @property
+        def active(self):
+            raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(runtime, "driver", Driver())
+    monkeypatch.setattr(binding, "_why_no_launcher", WHY_NO_LAUNCHER)
+    monkeypatch.setattr(native.Native, "why_not", lambda self, request=None: "not built")
+    monkeypatch.setattr(dispatch, "tell_slow_gpu", lambda index, dtype: None)
+    reason = binding.why_not(request())
+    assert "gcc or clang" in reason and reason.endswith("Received: Failed to find C compiler.")
+    assert dispatch.select(request()).name == "portable"
 
 
 def test_triton_that_is_not_there_is_a_reason(monkeypatch):

@@ -1,7 +1,8 @@
-"""DCNv3 as Triton kernels, for PyTorch on NVIDIA GPUs: no compiler is needed where it runs.
+"""DCNv3 as Triton kernels, for PyTorch on NVIDIA GPUs: neither nvcc nor a C++ compiler is needed.
 
-Triton comes with PyTorch's builds for CUDA. It is imported when a GPU is there, or with
-`TRITON_INTERPRET=1`, under which Triton computes on any device, slowly: for tests.
+Triton itself needs gcc or clang, once, for a small program in C that launches kernels. It comes
+with PyTorch's builds for CUDA, and is imported when a GPU is there, or with `TRITON_INTERPRET=1`,
+under which Triton computes on any device, slowly: for tests.
 
 The operators are opaque to `torch.compile`, as those in C++ are. `torch.library.triton_op` would
 have it look into them, but Inductor fuses nothing with a kernel that it did not write, and what it
@@ -10,6 +11,7 @@ makes of one can be neither interpreted nor tested without a GPU.
 
 import functools
 import os
+import subprocess
 
 import torch
 
@@ -40,7 +42,9 @@ def why_not(request=None):
 @torch.compiler.assume_constant_result
 def _why_not_here(index=None):
     """Why nothing can run on a GPU; what is imported is imported outside a trace."""
-    return (None if interpreted() else _why_not_on_gpu(index)) or _load()
+    if interpreted():
+        return _load()
+    return _why_not_on_gpu(index) or _load() or _why_no_launcher()
 
 
 @functools.cache
@@ -65,6 +69,21 @@ def _load():
     except ImportError as error:
         return f"Triton, which comes with PyTorch's builds for CUDA, cannot be imported: {error}"
     operators.define()
+    return None
+
+
+@functools.cache
+def _why_no_launcher():
+    """None if Triton has what launches its kernels: a C compiler makes it at the first use."""
+    from triton.runtime import driver
+
+    try:
+        _ = driver.active.utils
+    except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
+        return (
+            "Triton must be able to build what launches its kernels, once, with gcc or clang and "
+            f"Python's headers. Received: {error}"
+        )
     return None
 
 
