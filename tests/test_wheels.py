@@ -266,10 +266,13 @@ def test_what_a_library_of_another_system_may_need(
     [("linux-aarch64", 6), ("macos-arm64", 6), ("windows-amd64", 2)],
 )
 def test_the_libraries_of_other_systems_compile_and_link(system, bindings):
-    if importlib.util.find_spec("ziglang") is None:
+    if system.startswith("linux"):
+        if shutil.which("aarch64-linux-gnu-g++") is None:
+            pytest.skip("needs the compiler of Debian's package g++-aarch64-linux-gnu")
+    elif importlib.util.find_spec("ziglang") is None:
         pytest.skip("needs Zig's compiler: pip install ziglang")
-    if shutil.which("llvm-objdump") is None:
-        pytest.skip("needs llvm-objdump")
+    elif shutil.which("llvm-objdump") is None:
+        pytest.skip("needs llvm-objdump, which checks what the libraries need")
     printed = run(sys.executable, ROOT / "wheels" / "cross.py", system, timeout=3000)
     assert len(re.findall(r"^dcnv3_(?:torch|jax|tensorflow)-\S+: ", printed, re.M)) == bindings
 
@@ -277,10 +280,10 @@ def test_the_libraries_of_other_systems_compile_and_link(system, bindings):
 # ---- the versions of the frameworks: they are downloaded, gigabytes of them for PyTorch ----
 
 NEWEST = {"torch": "torch", "jax": "jax", "tensorflow": "tensorflow-cpu"}
-# The oldest ones that the package supports, or that have what the kernels need; and of TensorFlow
-# the first and the last of each minor version, but for the newest.
+# The oldest ones that the package supports, or that have what the kernels need; of PyTorch also that
+# of requirements/, and of TensorFlow the first and the last of each minor version but the newest.
 VERSIONS = {
-    "torch": ("torch==2.10.0",),
+    "torch": ("torch==2.10.0", "torch==2.13.0"),
     "jax": ("jax==0.6.0",),
     "tensorflow": tuple(
         f"tensorflow-cpu=={version}"

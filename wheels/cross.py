@@ -1,13 +1,15 @@
 """Compiles and links a wheel's libraries for another system than this one; nothing is run.
 
 `python wheels/cross.py macos-arm64` (or windows-amd64, linux-aarch64) goes through build.py's
-commands with Zig's compiler (`pip install ziglang`), which has the headers and libraries of those
-systems. What a job of that system does with its own compiler may still differ: for Windows, Zig has
-no headers of Microsoft's C++ and takes MinGW's, and for macOS it links libc++ in. The frameworks'
-headers and import libraries are those of their own wheels for that system.
+commands. For Linux the compiler is Debian's (package g++-aarch64-linux-gnu). For the others it is
+Zig's (`pip install ziglang`), which has the headers and libraries of those systems. What a job
+there does with its own compiler may still differ: for Windows, Zig has no headers of Microsoft's
+C++ and takes MinGW's, and for macOS it links libc++ in. The frameworks' headers and import
+libraries are those of their own wheels for that system.
 """
 
 import argparse
+import os
 import pathlib
 import platform
 import shutil
@@ -17,12 +19,20 @@ import tempfile
 import filelock  # noqa: F401 (it asks for the system, too)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# sys.platform, platform.machine(), Zig's name, and what is said to its linker besides.
+sys.path.insert(0, str(ROOT))
+
+from custom_ops import toolchain  # noqa: E402
+
+# sys.platform, platform.machine(), the compiler, and what is said to its linker besides.
+ZIG = f"{sys.executable} -m ziglang c++ --target="
 SYSTEMS = {
-    "macos-arm64": ("darwin", "arm64", "aarch64-macos.11.0", ()),
+    "macos-arm64": ("darwin", "arm64", f"{ZIG}aarch64-macos.11.0", ()),
     # clang for Microsoft's C++ writes the import library unasked.
-    "windows-amd64": ("win32", "AMD64", "x86_64-windows-gnu", ("-Wl,--out-implib,dcnv3_core.lib",)),
-    "linux-aarch64": ("linux", "aarch64", "aarch64-linux-gnu.2.28", ()),
+    "windows-amd64": (
+        *("win32", "AMD64", f"{ZIG}x86_64-windows-gnu"),
+        ("-Wl,--out-implib,dcnv3_core.lib",),
+    ),
+    "linux-aarch64": ("linux", "aarch64", "aarch64-linux-gnu-g++", ()),
 }
 
 
@@ -31,31 +41,33 @@ def main():
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build" / "wheels")
     arguments = parser.parse_args()
-    name, machine, target, more = SYSTEMS[arguments.system]
+    name, machine, command, more = SYSTEMS[arguments.system]
     # What is looked for while the system is still this one.
+    os.environ["CXX"] = command
+    found = toolchain.find_compiler()
     tempfile.gettempdir()
     objdump = shutil.which("llvm-objdump")
     # The modules below ask these two, when they are imported, which system they are for.
     sys.platform, platform.machine = name, lambda: machine
 
     import build as wheels
-    from custom_ops import libraries, toolchain
+    from custom_ops import libraries
 
-    command = (sys.executable, "-m", "ziglang", "c++", f"--target={target}")
-    version = toolchain.run([*command[:3], "version"]).strip()
-    wheels.compiler = lambda: toolchain.Compiler(command, sys.executable, f"zig {version}")
+    toolchain.find_compiler = lambda: found
+    if name != "linux":  # its flags are for the system's own compiler
+        wheels.compiler = lambda: found
     wheels.objdump = lambda: objdump
     link = libraries._link
     libraries._link = lambda compiler, name: (*link(compiler, name), *more)
     folder = arguments.build.absolute() / arguments.system
     (folder / "frameworks").mkdir(parents=True, exist_ok=True)
     made = wheels.compile_libraries(folder)
-    for found in libraries.found_in(made):
+    for library in libraries.found_in(made):
         if name == "linux":
-            print(f"{found}: compiled and linked")
+            print(f"{library}: compiled and linked")
             continue
-        wheels.check_needed(made / found)
-        print(f"{found}: needs {', '.join(wheels.needed(made / found))}")
+        wheels.check_needed(made / library)
+        print(f"{library}: needs {', '.join(wheels.needed(made / library))}")
 
 
 if __name__ == "__main__":
