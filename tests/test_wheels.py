@@ -280,8 +280,8 @@ def test_the_libraries_of_other_systems_compile_and_link(system, bindings):
 # ---- the versions of the frameworks: they are downloaded, gigabytes of them for PyTorch ----
 
 NEWEST = {"torch": "torch", "jax": "jax", "tensorflow": "tensorflow-cpu"}
-# The oldest ones that the package supports, or that have what the kernels need; of PyTorch also that
-# of requirements/, and of TensorFlow the first and the last of each minor version but the newest.
+# The oldest ones that the package supports, or that have what the kernels need; of PyTorch also the
+# one of requirements/, and of TensorFlow the first and last of each minor version but the newest.
 VERSIONS = {
     "torch": ("torch==2.10.0", "torch==2.13.0"),
     "jax": ("jax==0.6.0",),
