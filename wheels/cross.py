@@ -9,6 +9,7 @@ libraries are those of their own wheels for that system.
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import platform
@@ -44,8 +45,8 @@ def main():
     name, machine, command, more = SYSTEMS[arguments.system]
     # What is looked for while the system is still this one.
     os.environ["CXX"] = command
-    found = toolchain.find_compiler()
-    tempfile.gettempdir()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        found = toolchain.find_compiler()  # Zig leaves a file where it is asked
     objdump = shutil.which("llvm-objdump")
     # The modules below ask these two, when they are imported, which system they are for.
     sys.platform, platform.machine = name, lambda: machine
