@@ -124,10 +124,7 @@ class Side(interleaved.Contender):
         return self.note
 
     def _use_fastest(self, make):
-        """Times `make(compiled)`; `--huge-pages` gives every side `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, with which Linux maps the
-memory of large tensors in pages of 2 MB (docs/scaling.md).
-
-TensorFlow compiles ConvNeXt with XLA where that is faster."""
+        """Times `make(compiled)`; TensorFlow compiles ConvNeXt with XLA where that is faster."""
         both = self.backend == "tensorflow" and self.kind == "convnext"
         tried = []
         for compiled in (False, True) if both else (False,):
