@@ -115,7 +115,7 @@ def stored_classes(
 
 def _published_row(weights, variant):
     """The row of a keyword or a published name, None for a path."""
-    if weights in published.IMAGENET_CLASSES or weights in published.SEGMENTATION_DATA:
+    if published.keyword_task(weights) is not None:
         if variant is None:
             raise ValueError(
                 "A model of no published size needs the name or path of its weights. "
@@ -251,8 +251,7 @@ def _classifier_of_other_width(variables, source):
     paths = [path for path, used in source.needs.items() if set(used) <= set(source.classifier)]
     if not paths or source.classes is None:
         return []
-    same = all(variables[path].shape[-1] == source.classes for path in paths)
-    return [] if same else paths
+    return [] if variables[paths[-1]].shape[-1] == source.classes else paths
 
 
 def _wrong_shapes(variables, needs, source):

@@ -23,8 +23,9 @@ class Guess:
         variant: key of `VARIANTS` when the geometry is a published one, else None.
         classes: width of the classifier, None without one.
         unseen: arguments that leave no trace in shapes and were taken at their default.
-        family: "classifier" (also for a backbone alone) or "upernet".
-        head: arguments of `keras_internimage.UperNet` besides; empty for a classifier.
+        family: "classifier" (also for a backbone alone), "upernet" or "mask_rcnn".
+        head: arguments of `keras_internimage.UperNet` or `MaskRCNN` besides; empty for a
+            classifier.
     """
 
     config: dict
@@ -83,6 +84,12 @@ def infer_config(shapes: Shapes, offset_scale: float | None = None) -> Guess:
 
 def _head(family, shapes):
     """Arguments of a head that its shapes tell."""
+    if family == "mask_rcnn":
+        widths = {
+            "channels": shapes.get("neck.lateral_convs.0.conv.bias"),
+            "units": shapes.get("roi_head.bbox_head.shared_fcs.1.bias"),
+        }
+        return {name: shape[0] for name, shape in widths.items() if shape}
     if family != "upernet":
         return {}
     predictions = shapes.get("decode_head.conv_seg.weight", ())
@@ -181,10 +188,9 @@ def describe(guess: Guess) -> str:
     config = guess.config
     size = f"channels={config['channels']}, depths={config['depths']}, groups={config['groups']}"
     name = f"InternImage-{guess.variant}" if guess.variant else "an InternImage"
-    if guess.family == "upernet":
-        name = f"UperNet on {name}"
+    prefix = {"upernet": "UperNet on ", "mask_rcnn": "Mask R-CNN on "}.get(guess.family, "")
     scale = ", layer_scale" if config["layer_scale"] else ""
-    return f"{name} ({size}{scale})"
+    return f"{prefix}{name} ({size}{scale})"
 
 
 def parameters(shapes: Shapes, table: RenameTable) -> int:

@@ -2,9 +2,9 @@
 
 Sizes, hashes and revisions are those of the files at the hub; accuracies those of the official
 model zoo: top-1 on ImageNet-1k's validation images at the row's resolution, mIoU on ADE20K's or
-Cityscapes'.
+Cityscapes', average precision on COCO's of 2017.
 
-Of the segmentation models' files no hash is known here, and of some no size. They are verified
+Of the segmentation models' and detectors' files no hash is known here, and of some no size. They are verified
 by what is known, and by their names and shapes when they are loaded; the hash of the first file
 that arrived is printed and kept, and a later change of the file noticed by it.
 """
@@ -19,6 +19,8 @@ BASE_URL_VARIABLE = "KERAS_INTERNIMAGE_WEIGHTS_URL"
 IMAGENET_CLASSES = {"imagenet": 1000, "imagenet22k": 21841}
 # Keywords for files of segmentation models: the data sets they were trained on.
 SEGMENTATION_DATA = ("ade20k", "cityscapes")
+# Of detectors.
+DETECTION_DATA = ("coco",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +31,18 @@ class Published:
         name: the file's name without `.pth`.
         variant: key of `keras_internimage.variants.VARIANTS`.
         classes: width of the classifier.
-        resolution: side in pixels of the images it was trained on; of a segmentation model the
-            shorter side that the images were resized to for the published accuracy.
+        resolution: side in pixels of the images it was trained on; of a segmentation model or
+            detector the shorter side that images were resized to for the published accuracy.
         stored_dtype: type of the file's weights.
         bytes, sha256: of the file, None where not known.
         revision: commit of the hub's repository that holds it, or its branch.
         top1: accuracy on ImageNet-1k in percent, None for the 21841 classes.
-        task: "classification" or "segmentation".
-        data: what a segmentation model was trained on: "ade20k", "cityscapes", or
-            "mapillary2cityscapes" where Mapillary Vistas came first.
+        task: "classification", "segmentation" or "detection".
+        data: what a model was trained on: "ade20k", "cityscapes", or "mapillary2cityscapes" where
+            Mapillary Vistas came first; "coco" for detectors.
         miou: mean intersection over union in percent, at one scale.
         miou_multiscale: the same, averaged over six scales and flips.
+        box_ap, mask_ap: average precision in percent, over overlaps from 0.5 to 0.95.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Published:
     data: str = "imagenet"
     miou: float | None = None
     miou_multiscale: float | None = None
+    box_ap: float | None = None
+    mask_ap: float | None = None
 
     @property
     def file(self) -> str:
@@ -80,6 +85,23 @@ def _upernet(variant, crop, data, resolution, size, miou, miou_multiscale):
         data=data,
         miou=miou,
         miou_multiscale=miou_multiscale,
+    )
+
+
+def _mask_rcnn(variant, schedule, box_ap, mask_ap):
+    return Published(
+        f"mask_rcnn_internimage_{variant.lower()}_fpn_{schedule}_coco",
+        variant,
+        80,
+        800,
+        "float16",
+        None,
+        None,
+        "main",
+        task="detection",
+        data="coco",
+        box_ap=box_ap,
+        mask_ap=mask_ap,
     )
 
 
@@ -219,6 +241,13 @@ PUBLISHED = (
     _upernet("XL", *_CITYSCAPES, 83.62, 84.28),
     _upernet("L", *_MAPILLARY, 85.94, 86.22),
     _upernet("XL", *_MAPILLARY, 86.20, 86.42),
+    #          variant, schedule, box AP, mask AP; the longer schedule first, for "coco"
+    _mask_rcnn("T", "3x", 49.1, 43.7),
+    _mask_rcnn("T", "1x", 47.2, 42.5),
+    _mask_rcnn("S", "3x", 49.7, 44.5),
+    _mask_rcnn("S", "1x", 47.8, 43.3),
+    _mask_rcnn("B", "3x", 50.3, 44.8),
+    _mask_rcnn("B", "1x", 48.8, 44.0),
 )
 
 
@@ -248,15 +277,15 @@ def for_variant(variant: str, weights: str = "imagenet") -> Published:
     Args:
         variant: `"T"`, `"S"`, `"B"`, `"L"`, `"XL"`, `"H"` or `"G"`.
         weights: `"imagenet"` (1000 classes) or `"imagenet22k"` (21841 classes); `"ade20k"` or
-            `"cityscapes"` for segmentation.
+            `"cityscapes"` for segmentation; `"coco"` for detection, of the longer schedule.
 
     Raises:
         ValueError: no such checkpoint was published; the message lists those that were.
     """
-    task = "segmentation" if weights in SEGMENTATION_DATA else "classification"
+    task = keyword_task(weights) or "classification"
     rows = [row for row in PUBLISHED if (row.variant, row.task) == (variant, task)]
     for row in rows:
-        trained = row.data if task == "segmentation" else row.classes
+        trained = row.classes if task == "classification" else row.data
         if trained == IMAGENET_CLASSES.get(weights, weights):
             return row
     available = ", ".join(row.name for row in rows) or "none"
@@ -264,6 +293,16 @@ def for_variant(variant: str, weights: str = "imagenet") -> Published:
         f"`weights` must be published for the variant (for {variant!r}: {available}). "
         f"Received: weights={weights!r}"
     )
+
+
+def keyword_task(weights: str | os.PathLike | None) -> str | None:
+    """The task of the models that a keyword stands for, None for what is no keyword."""
+    keywords = {
+        "classification": IMAGENET_CLASSES,
+        "segmentation": SEGMENTATION_DATA,
+        "detection": DETECTION_DATA,
+    }
+    return next((task for task, known in keywords.items() if weights in known), None)
 
 
 def by_file(path: str | os.PathLike) -> Published | None:

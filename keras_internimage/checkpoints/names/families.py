@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from keras_internimage.checkpoints.names import classifier, upernet
+from keras_internimage.checkpoints.names import classifier, mask_rcnn, upernet
 from keras_internimage.checkpoints.names.table import RenameTable
 
-TABLES = {"classifier": classifier.TABLE, "upernet": upernet.TABLE}
+TABLES = {"classifier": classifier.TABLE, "upernet": upernet.TABLE, "mask_rcnn": mask_rcnn.TABLE}
 
 
 def of_official(names: Iterable[str]) -> str:

@@ -70,11 +70,22 @@ SHUFFLED_KERNEL = Layout(
 )
 SHUFFLED_BIAS = Layout(_to_depth_to_space, lambda w: (_from_depth_to_space(w),))
 
+# A matrix on what was pooled in 7 x 7 bins: official inputs are ordered by channel, row, column,
+# Keras' by row, column, channel.
+_BINS = 7
+POOLED_KERNEL = Layout(
+    lambda w: w.reshape(w.shape[0], -1, _BINS, _BINS).transpose(2, 3, 1, 0).reshape(-1, w.shape[0]),
+    lambda w: (
+        w.reshape(_BINS, _BINS, -1, w.shape[1]).transpose(3, 2, 0, 1).reshape(w.shape[1], -1),
+    ),
+)
+
 # Kinds of layers: the weights in the order in which Keras stores them, each with the ending
 # of its official names ("+" separates the two that are joined) and its layout.
 Kind = tuple[tuple[str, str, Layout], ...]
 NORM: Kind = (("gamma", ".weight", SAME), ("beta", ".bias", SAME))
 LINEAR: Kind = (("kernel", ".weight", TRANSPOSED), ("bias", ".bias", SAME))
+POOLED_LINEAR: Kind = (("kernel", ".weight", POOLED_KERNEL), ("bias", ".bias", SAME))
 CONV: Kind = (("kernel", ".weight", CONVOLUTION), ("bias", ".bias", SAME))
 CONV_WITHOUT_BIAS: Kind = (("kernel", ".weight", CONVOLUTION),)
 DEPTHWISE_CONV: Kind = (("kernel", ".weight", DEPTHWISE), ("bias", ".bias", SAME))

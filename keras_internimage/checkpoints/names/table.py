@@ -26,6 +26,11 @@ def once(config: Mapping) -> Iterable[dict]:
     return ({},)
 
 
+def counted(count: int) -> Places:
+    """Places of layers `{k}`, from 1, of which all models have the same number."""
+    return lambda config: ({"k": k} for k in range(1, count + 1))
+
+
 def stages(config: Mapping) -> Iterable[dict]:
     """One place for each stage `{i}`, from 1."""
     return ({"i": i} for i in range(1, len(config["depths"]) + 1))

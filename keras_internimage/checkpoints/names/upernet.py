@@ -2,13 +2,9 @@
 
 from keras_internimage.checkpoints.names import backbone
 from keras_internimage.checkpoints.names.layouts import BATCH_NORM, CONV, CONV_WITHOUT_BIAS
-from keras_internimage.checkpoints.names.table import RenameTable, Row, once, where
+from keras_internimage.checkpoints.names.table import RenameTable, Row, counted, once, where
 
 AUXILIARY = "auxiliary_head."
-
-
-def _counted(count):
-    return lambda config: ({"k": k} for k in range(1, count + 1))
 
 
 def _units(layer, official, places=once):
@@ -22,10 +18,10 @@ def _units(layer, official, places=once):
 _auxiliary = where(lambda config: config.get("auxiliary", True), once)
 
 HEAD = (
-    *_units("decode_pool{k}", "decode_head.psp_modules.{k-1}.1", _counted(4)),
+    *_units("decode_pool{k}", "decode_head.psp_modules.{k-1}.1", counted(4)),
     *_units("decode_pool_fusion", "decode_head.bottleneck"),
-    *_units("decode_lateral{k}", "decode_head.lateral_convs.{k-1}", _counted(3)),
-    *_units("decode_fpn{k}", "decode_head.fpn_convs.{k-1}", _counted(3)),
+    *_units("decode_lateral{k}", "decode_head.lateral_convs.{k-1}", counted(3)),
+    *_units("decode_fpn{k}", "decode_head.fpn_convs.{k-1}", counted(3)),
     *_units("decode_fusion", "decode_head.fpn_bottleneck"),
     *_units("auxiliary", f"{AUXILIARY}convs.0", _auxiliary),
     Row("auxiliary_predictions", f"{AUXILIARY}conv_seg", CONV, _auxiliary),

@@ -11,6 +11,7 @@ from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers.composite import skip_initialization
 from keras_internimage.models.arguments import check_weights as check_backbone_weights
 from keras_internimage.models.backbone import InternImageBackbone
+from keras_internimage.models.dense import dense_config
 from keras_internimage.models.segmentation import arguments
 from keras_internimage.models.segmentation.upernet import UperNet
 from keras_internimage.variants import VARIANTS
@@ -53,8 +54,6 @@ _ARGUMENTS = """
 
 # Arguments of `UperNet`; all others are the backbone's.
 _HEAD_ARGUMENTS = ("channels", "drop_rate")
-# The initial layer scale of the official models where the classifier of the size has none.
-_LAYER_SCALE = 1.0
 
 
 def _with_arguments(function: _Function) -> _Function:
@@ -65,15 +64,6 @@ def _with_arguments(function: _Function) -> _Function:
     text = _ARGUMENTS.format(keywords=keywords, pretrained=pretrained)
     function.__doc__ = (function.__doc__ or "") + text
     return function
-
-
-def dense_config(variant: str) -> dict[str, Any]:
-    """Arguments of a variant's backbone in the official segmentation models."""
-    config = VARIANTS[variant].config()
-    config.pop("use_clip_projector")
-    if not config["res_post_norm"]:
-        config["layer_scale"] = config["layer_scale"] or _LAYER_SCALE
-    return config
 
 
 def _build(variant, weights, backbone_weights, input_shape, kwargs, **options):

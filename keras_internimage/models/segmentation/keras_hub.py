@@ -11,6 +11,7 @@ import keras
 import keras_hub
 
 from keras_internimage.models.backbone import InternImageBackbone
+from keras_internimage.models.dense import pyramid
 from keras_internimage.models.network import limit_remat_to_blocks
 from keras_internimage.models.segmentation import arguments
 from keras_internimage.models.segmentation.head import Heads, logits
@@ -80,7 +81,7 @@ class UperNetImageSegmenter(keras_hub.models.ImageSegmenter):
         dtype=None,
         **kwargs,
     ):
-        maps = arguments.pyramid(backbone)
+        maps = pyramid(backbone)
         arguments.check(num_classes, "input", channels, drop_rate)
         inputs = backbone.inputs[0]
         scores = Heads(num_classes, drop_rate, dtype).decode(maps, channels)

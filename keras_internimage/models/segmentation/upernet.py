@@ -7,6 +7,7 @@ import keras
 from keras_internimage.checkpoints import load_weights
 from keras_internimage.checkpoints.names.upernet import TABLE
 from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.models.dense import pyramid
 from keras_internimage.models.network import apply_policy, limit_remat_to_blocks
 from keras_internimage.models.segmentation import arguments
 from keras_internimage.models.segmentation.head import Heads, logits
@@ -74,7 +75,7 @@ def UperNet(
         [Unified Perceptual Parsing for Scene Understanding](https://arxiv.org/abs/1807.10221)
         (ECCV 2018); the heads are those of the official InternImage segmentation models.
     """
-    maps = arguments.pyramid(backbone)
+    maps = pyramid(backbone)
     arguments.check(classes, output_size, channels, drop_rate)
     arguments.check_weights(weights)
     images = backbone.inputs[0] if output_size == "input" else None

@@ -1,0 +1,8 @@
+"""The parts of detectors: feature pyramid, proposals, and what looks into regions."""
+
+from keras_internimage.layers.detection.heads import BoxHead, MaskHead
+from keras_internimage.layers.detection.pyramid import FeaturePyramid
+from keras_internimage.layers.detection.regions import RegionAlign
+from keras_internimage.layers.detection.rpn import RegionProposalHead
+
+__all__ = ["BoxHead", "FeaturePyramid", "MaskHead", "RegionAlign", "RegionProposalHead"]

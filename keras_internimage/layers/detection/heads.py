@@ -1,0 +1,121 @@
+"""The heads of Mask R-CNN: class and box, or mask, of what was pooled from a region."""
+
+import keras
+from keras import ops
+
+from keras_internimage.layers.composite import InitialValues, registered
+from keras_internimage.layers.detection.convolutions import (
+    ConvolutionalLayer,
+    kaiming,
+    normal,
+)
+
+
+@registered
+class BoxHead(ConvolutionalLayer):
+    """Class and box of each region.
+
+    ```
+    y = relu(W2 relu(W1 flatten(x))),   logits = W3 y,   deltas = W4 y
+    ```
+
+    Args:
+        classes: number of classes, without the background, which is the last of the logits.
+        units: width of the two hidden layers.
+
+    Input shape: `(N, R, bins, bins, C)`.
+    Output shape: `(N, R, classes + 1)` and `(N, R, classes, 4)`; float32 in mixed precision, too.
+    """
+
+    def __init__(self, classes: int, units: int = 1024, **kwargs):
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.units = units
+
+    def build(self, input_shape):
+        features = input_shape[2] * input_shape[3] * input_shape[4]
+        self.fc1 = self._linear(self.units, "fc1", "glorot_uniform")
+        self.fc2 = self._linear(self.units, "fc2", "glorot_uniform")
+        self.scores = self._linear(self.classes + 1, "classes", normal(0.01), True)
+        self.deltas = self._linear(4 * self.classes, "deltas", normal(0.001), True)
+        self.fc1.build((None, features))
+        for layer in (self.fc2, self.scores, self.deltas):
+            layer.build((None, self.units))
+        self.built = True
+
+    def call(self, inputs):
+        rois = ops.shape(inputs)[1]
+        shape = inputs.shape[2:]
+        x = ops.reshape(inputs, (-1, shape[0] * shape[1] * shape[2]))
+        x = ops.relu(self._run(self.fc1, x))
+        x = ops.relu(self._run(self.fc2, x))
+        logits = ops.reshape(self._run(self.scores, x), (-1, rois, self.classes + 1))
+        deltas = ops.reshape(self._run(self.deltas, x), (-1, rois, self.classes, 4))
+        return logits, deltas
+
+    def compute_output_shape(self, input_shape):
+        count = tuple(input_shape[:2])
+        return (*count, self.classes + 1), (*count, self.classes, 4)
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes, "units": self.units}
+
+
+@registered
+class MaskHead(ConvolutionalLayer):
+    """A mask of each class for each region, at twice the size of what was pooled.
+
+    Four convolutions of 3x3 with ReLU, a transposed one of 2x2 with ReLU, one of 1x1.
+
+    Args:
+        classes: number of classes.
+
+    Input shape: `(N, R, bins, bins, C)`.
+    Output shape: logits `(N, R, 2 bins, 2 bins, classes)`; float32 in mixed precision, too.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870)
+    """
+
+    DEPTH = 4
+
+    def __init__(self, classes: int, **kwargs):
+        super().__init__(**kwargs)
+        self.classes = classes
+
+    def build(self, input_shape):
+        channels, bins = input_shape[-1], input_shape[2]
+        shape = (None, bins, bins, channels)
+        self.convolutions = [
+            self._convolution(channels, 3, f"conv{k}", kaiming()) for k in range(1, self.DEPTH + 1)
+        ]
+        self.upsample = keras.layers.Conv2DTranspose(
+            channels,
+            2,
+            strides=2,
+            data_format="channels_last",
+            kernel_initializer=InitialValues(kaiming()),
+            name="upsample",
+            dtype=self.dtype_policy,
+        )
+        self.predictions = self._convolution(self.classes, 1, "predictions", kaiming(), True)
+        for layer in (*self.convolutions, self.upsample):
+            layer.build(shape)
+        self.predictions.build((None, 2 * bins, 2 * bins, channels))
+        self.built = True
+
+    def call(self, inputs):
+        rois, bins = ops.shape(inputs)[1], inputs.shape[2]
+        x = ops.reshape(inputs, (-1, *inputs.shape[2:]))
+        for convolution in self.convolutions:
+            x = ops.relu(self._run(convolution, x))
+        x = ops.relu(self._run(self.upsample, x))
+        x = self._run(self.predictions, x)
+        return ops.reshape(x, (-1, rois, 2 * bins, 2 * bins, self.classes))
+
+    def compute_output_shape(self, input_shape):
+        side = 2 * input_shape[2]
+        return (*input_shape[:2], side, side, self.classes)
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes}

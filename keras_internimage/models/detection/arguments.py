@@ -1,0 +1,72 @@
+"""Checks of the detectors' arguments."""
+
+import os
+
+from keras_internimage.checkpoints import published
+from keras_internimage.variants import VARIANTS
+
+FORMATS = (
+    "xyxy",
+    "yxyx",
+    "xywh",
+    "center_xywh",
+    "center_yxhw",
+    "rel_xyxy",
+    "rel_yxyx",
+    "rel_xywh",
+    "rel_center_xywh",
+)
+_POSITIVE = (
+    "classes",
+    "max_detections",
+    "proposals",
+    "proposals_per_level",
+    "channels",
+    "units",
+)
+
+
+def check(**options) -> None:
+    """Raise unless the arguments of `MaskRCNN` are as it says."""
+    for name in _POSITIVE:
+        value = options[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}")
+    for name, value in options.items():
+        if name.endswith("threshold") and not 0 <= value <= 1:
+            raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value!r}")
+    box_format = options["bounding_box_format"]
+    if box_format not in FORMATS:
+        raise ValueError(
+            f"`bounding_box_format` must be one of {', '.join(FORMATS)}. "
+            f"Received: bounding_box_format={box_format!r}"
+        )
+
+
+def check_variant(variant: str) -> str:
+    """The variant, if it is one.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"`backbone` must be a Keras model or one of {', '.join(VARIANTS)}. "
+            f"Received: backbone={variant!r}"
+        )
+    return variant
+
+
+def check_weights(weights: str | os.PathLike | None) -> None:
+    """Raise unless `weights` is None, a keyword, a published name or an existing path."""
+    names = published.names("detection")
+    if weights is None or weights in published.DETECTION_DATA or weights in names:
+        return
+    if isinstance(weights, (str, os.PathLike)) and os.path.exists(weights):
+        return
+    raise ValueError(
+        "`weights` must be None (random initialization), 'coco', the name of a published "
+        f"checkpoint ({', '.join(names)}), or the path of a weights file. Weights of a "
+        "backbone alone are given to the backbone (`backbone_weights`). "
+        f"Received: weights={weights!r} (there is no such file)"
+    )
