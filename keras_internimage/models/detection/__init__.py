@@ -1,5 +1,6 @@
 """Detectors: Mask R-CNN over InternImage or another backbone."""
 
 from keras_internimage.models.detection.mask_rcnn import MaskRCNN
+from keras_internimage.models.detection.pasting import paste_masks
 
-__all__ = ["MaskRCNN"]
+__all__ = ["MaskRCNN", "paste_masks"]
