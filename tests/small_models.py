@@ -37,6 +37,33 @@ def upernet(sizes=TINY, image_shape=(64, 64, 3), **arguments):
     return UperNet(backbone(sizes, image_shape=image_shape), **options)
 
 
+def mask_rcnn(sizes=TINY, on=None, **arguments):
+    """A MaskRCNN of 8 channels and 5 classes on an InternImageBackbone, or the one given by `on`.
+
+    Its weights are larger than initial ones, so that it detects something; at most six objects.
+    """
+    from keras_internimage import MaskRCNN
+
+    if on is None:
+        sizes = {"layer_scale": 1.0, **sizes}
+        on = with_offsets(backbone(sizes, image_shape=(None, None, 3)))
+    options = {
+        "classes": 5,
+        "channels": 8,
+        "units": 16,
+        "max_detections": 6,
+        "proposals": 30,
+        "proposals_per_level": 40,
+        **arguments,
+    }
+    model = MaskRCNN(on, **options)
+    if options.get("weights") is None:
+        generator = np.random.default_rng(0)
+        for part in (model.rpn.objectness, model.box_head.scores, model.mask_head.predictions):
+            part.kernel.assign(generator.normal(size=part.kernel.shape))
+    return model
+
+
 def with_offsets(model, scale=0.1):
     """The model with offsets and weights of points as after training: they start at zero.
 

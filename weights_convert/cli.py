@@ -100,7 +100,8 @@ def _inspect(arguments):
     config = ", ".join(f"{key}={value}" for key, value in guess.config.items())
     model = f"InternImage-{guess.variant}" if guess.variant else "no published size"
     if guess.head:
-        model = f"UperNet on {model} ({', '.join(f'{k}={v}' for k, v in guess.head.items())})"
+        head = ", ".join(f"{key}={value}" for key, value in guess.head.items())
+        model = f"{infer.HEADS[guess.family]} on {model} ({head})"
     rows.append(("model", model))
     rows.append(("arguments", config))
     if guess.unseen:
@@ -210,14 +211,18 @@ def _list(arguments):
     from keras_internimage.checkpoints import download, published
 
     width = max(len(row.name) for row in published.PUBLISHED) + 2
-    print(f"{'name':{width}}variant  classes  pixels  top-1   mIoU     MB  in the cache")
+    print(
+        f"{'name':{width}}variant  classes  pixels  top-1   mIoU  box AP  mask AP     MB  "
+        "in the cache"
+    )
     for row in published.PUBLISHED:
-        top1, miou = ("-" if n is None else f"{n:.1f}" for n in (row.top1, row.miou))
+        numbers = (row.top1, row.miou, row.box_ap, row.mask_ap)
+        top1, miou, box_ap, mask_ap = ("-" if n is None else f"{n:.1f}" for n in numbers)
         size = "?" if row.bytes is None else f"{row.bytes / 1e6:.0f}"
         cached = "yes" if download.is_cached(row) else "no"
         print(
             f"{row.name:{width}}{row.variant:7}{row.classes:9}{row.resolution:8}{top1:>7}{miou:>7}"
-            f"{size:>7}  {cached}"
+            f"{box_ap:>8}{mask_ap:>9}{size:>7}  {cached}"
         )
     return 0
 

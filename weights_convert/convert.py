@@ -41,7 +41,7 @@ def convert(
         classes: classes of the result; another number than the file's leaves the last layer
             newly initialised. None keeps the file's.
         dtype: type of the stored weights, `"float32"`, `"float16"` or `"bfloat16"`.
-        include_top: whether the result has the head, of classification or segmentation.
+        include_top: whether the result has the head: of classification, segmentation or detection.
         offset_scale: factor of DCNv3's sampling grid, for geometries that are not published.
         container: where in a `.pth` the weights are, such as `"model_ema"`.
         progress: whether to show a progress bar; None shows one for large files.
@@ -102,8 +102,8 @@ def build(
         )
     if not top:
         config = {**config, "use_clip_projector": False}
-    if top and guess.family == "upernet":
-        return _upernet(guess, config, classes, dtype, name)
+    if top and guess.family != "classifier":
+        return _dense(guess, config, classes, dtype, name)
     resolution = VARIANTS[variant].resolution if variant else None
     return models.InternImage(
         **config,
@@ -115,12 +115,13 @@ def build(
     )
 
 
-def _upernet(guess, config, classes, dtype, name):
+def _dense(guess, config, classes, dtype, name):
+    builders = {"upernet": models.UperNet, "mask_rcnn": models.MaskRCNN}
     config = {key: value for key, value in config.items() if key != "use_clip_projector"}
     with skip_initialization():
         backbone = models.InternImageBackbone(**config, dtype=dtype, name=name)
-        name = name.replace("internimage", "upernet")
-        return models.UperNet(
+        name = name.replace("internimage", guess.family)
+        return builders[guess.family](
             backbone, classes=classes or guess.classes, dtype=dtype, name=name, **guess.head
         )
 

@@ -15,8 +15,8 @@ def export(path: str | os.PathLike, target: str | os.PathLike) -> int:
     """Write a Keras file's weights under the official names and in the official layout.
 
     A `.safetensors` file is written tensor by tensor; a `.pth` file needs PyTorch, which
-    collects all tensors, `{"model": ...}`, in memory. Of a segmentation model they are in
-    `{"state_dict": ...}`, the backbone's below `backbone.`, as its official code has them.
+    collects all tensors, `{"model": ...}`, in memory. Of segmentation models and detectors they
+    are in `{"state_dict": ...}`, the backbone's below `backbone.`, as the official code has them.
 
     Args:
         path: `.weights.h5` or `.keras`.

@@ -10,6 +10,9 @@ from keras_internimage.variants import VARIANTS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+# What a model is called after its head, by the family of its rename table.
+HEADS = {"upernet": "UperNet", "mask_rcnn": "Mask R-CNN"}
+
 # A file with layer scales holds trained ones: the initial value no longer matters.
 _TRAINED_SCALE = 1.0
 
@@ -188,7 +191,7 @@ def describe(guess: Guess) -> str:
     config = guess.config
     size = f"channels={config['channels']}, depths={config['depths']}, groups={config['groups']}"
     name = f"InternImage-{guess.variant}" if guess.variant else "an InternImage"
-    prefix = {"upernet": "UperNet on ", "mask_rcnn": "Mask R-CNN on "}.get(guess.family, "")
+    prefix = f"{HEADS[guess.family]} on " if guess.family in HEADS else ""
     scale = ", layer_scale" if config["layer_scale"] else ""
     return f"{prefix}{name} ({size}{scale})"
 

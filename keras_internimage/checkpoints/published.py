@@ -4,9 +4,9 @@ Sizes, hashes and revisions are those of the files at the hub; accuracies those 
 model zoo: top-1 on ImageNet-1k's validation images at the row's resolution, mIoU on ADE20K's or
 Cityscapes', average precision on COCO's of 2017.
 
-Of the segmentation models' and detectors' files no hash is known here, and of some no size. They are verified
-by what is known, and by their names and shapes when they are loaded; the hash of the first file
-that arrived is printed and kept, and a later change of the file noticed by it.
+Of the segmentation models' and detectors' files no hash is known here, and of some no size. They
+are verified by what is known, and by their names and shapes when they are loaded; the hash of the
+first file that arrived is printed and kept, and a later change of the file noticed by it.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""InternImage as Keras Functional models: classifiers, backbones, the table of variants."""
+"""InternImage as Keras models: classifiers, backbones, segmentation, detection; the variants."""
 
 from keras_internimage.models.applications import (
     InternImageB,
@@ -11,6 +11,13 @@ from keras_internimage.models.applications import (
 )
 from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.models.classifier import InternImage
+from keras_internimage.models.detection import (
+    MaskRCNN,
+    MaskRCNNB,
+    MaskRCNNS,
+    MaskRCNNT,
+    paste_masks,
+)
 from keras_internimage.models.segmentation import (
     UperNet,
     UperNetB,
@@ -32,6 +39,10 @@ __all__ = [
     "InternImageS",
     "InternImageT",
     "InternImageXL",
+    "MaskRCNN",
+    "MaskRCNNB",
+    "MaskRCNNS",
+    "MaskRCNNT",
     "UperNet",
     "UperNetB",
     "UperNetH",
@@ -41,6 +52,7 @@ __all__ = [
     "UperNetXL",
     "VARIANTS",
     "Variant",
+    "paste_masks",
     "scale",
     "stack",
 ]

@@ -148,9 +148,7 @@ def anchors(size, stride: int, scale: float = 8.0, ratios=(0.5, 1.0, 2.0)):
     Returns:
         A float32 tensor `(H W len(ratios), 4)`, ordered by row, column, ratio.
     """
-    half = [
-        (scale * stride / math.sqrt(r) / 2, scale * stride * math.sqrt(r) / 2) for r in ratios
-    ]
+    half = [(scale * stride / math.sqrt(r) / 2, scale * stride * math.sqrt(r) / 2) for r in ratios]
     base = ops.convert_to_tensor([(-w, -h, w, h) for w, h in half], "float32")
     rows, columns = (ops.arange(n, dtype="int32") * stride for n in size)
     y, x = ops.meshgrid(rows, columns, indexing="ij")

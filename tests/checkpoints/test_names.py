@@ -67,7 +67,8 @@ def test_another_family_is_another_list_of_rows():
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_every_name_of_the_official_models_is_known(name):
-    table = families.TABLES["upernet" if name.startswith("upernet") else "classifier"]
+    family = name.partition("_internimage")[0]
+    table = families.TABLES.get(family, TABLE)
     unknown = [key for key in map(official_name, model_shapes(name)) if not table.is_official(key)]
     assert all(key.endswith(BATCH_COUNTER) for key in unknown)
 
@@ -104,6 +105,18 @@ LAYOUTS = {
     "attention_pool/query/bias": (16,),
     "head_norm/moving_variance": (24,),
 }
+
+
+def test_pooled_features_become_channels_last():
+    """Official input c 49 + 7 y + x of the first matrix must be ours (7 y + x) C + c."""
+    table, path = families.TABLES["mask_rcnn"], "box_head/fc1/kernel"
+    official = np.arange(2 * 3 * 49, dtype=np.float32).reshape(2, 3 * 49)
+    (name,) = table.entry(path).official
+    kernel = table.to_keras(path, {name: official})
+    assert kernel.shape == (147, 2)
+    for c, y, x in np.ndindex(3, 7, 7):
+        np.testing.assert_array_equal(kernel[(7 * y + x) * 3 + c], official[:, c * 49 + 7 * y + x])
+    np.testing.assert_array_equal(table.to_official(path, kernel)[name], official)
 
 
 @pytest.mark.parametrize("path", LAYOUTS)

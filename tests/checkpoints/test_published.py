@@ -11,6 +11,7 @@ pytestmark = pytest.mark.any_backend
 
 CLASSIFIERS = [row for row in published.PUBLISHED if row.task == "classification"]
 SEGMENTERS = [row for row in published.PUBLISHED if row.task == "segmentation"]
+DETECTORS = [row for row in published.PUBLISHED if row.task == "detection"]
 
 
 def test_table_is_well_formed():
@@ -26,7 +27,8 @@ def test_table_is_well_formed():
 
 def test_segmentation_models():
     assert len(SEGMENTERS) == 13 == len({row.name for row in SEGMENTERS})
-    assert published.names() == published.names("classification") + published.names("segmentation")
+    tasks = ("classification", "segmentation", "detection")
+    assert published.names() == sum((published.names(task) for task in tasks), ())
     for row in SEGMENTERS:
         # Nothing is known of their hashes, and nothing claimed.
         assert (row.sha256, row.revision, row.top1) == (None, "main", None)
@@ -37,6 +39,22 @@ def test_segmentation_models():
     assert published.for_variant("L", "cityscapes").data == "cityscapes"
     with pytest.raises(ValueError, match="for 'H': upernet_internimage_h.*weights='cityscapes'"):
         published.for_variant("H", "cityscapes")
+
+
+def test_detectors():
+    assert len(DETECTORS) == 6 == len({row.name for row in DETECTORS})
+    for row in DETECTORS:
+        assert (row.sha256, row.bytes, row.revision) == (None, None, "main")
+        assert (row.classes, row.data) == (80, "coco") and 40 < row.mask_ap < row.box_ap < 60
+        assert row.url.endswith(f"/main/mask_rcnn_internimage_{row.name[22:]}.pth")
+    for variant in ("T", "S", "B"):
+        # The longer schedule, which is the better one.
+        best = max((row for row in DETECTORS if row.variant == variant), key=lambda r: r.box_ap)
+        assert published.for_variant(variant, "coco") == best and "_3x_" in best.name
+    with pytest.raises(ValueError, match="for 'H': none.*weights='coco'"):
+        published.for_variant("H", "coco")
+    with pytest.raises(ValueError, match="for 'T': internimage_t_1k_224.*weights='lvis'"):
+        published.for_variant("T", "lvis")
 
 
 @pytest.mark.parametrize("row", CLASSIFIERS, ids=lambda row: row.name)

@@ -72,7 +72,12 @@ def found(stored):
         "labels": stored["labels"][None],
     }
     inputs = {key: ops.convert_to_tensor(value) for key, value in inputs.items()}
-    outputs = reference.call(model, inputs)
+    if keras.config.backend() == "tensorflow":  # its loops take long one operation after the other
+        import tensorflow as tf
+
+        outputs = tf.function(model)(inputs)
+    else:
+        outputs = reference.call(model, inputs)
     return keras.tree.map_structure(lambda x: ops.convert_to_numpy(x)[0], outputs)
 
 
@@ -145,3 +150,143 @@ def test_detections(stored, found):
     differing = (pasted != expected).sum((1, 2))
     assert (differing <= 1 + 1e-3 * expected.sum((1, 2))).all()
     assert expected.any((1, 2)).sum() > 30
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("variant", PARAMETERS)
+def test_every_size_has_the_official_parameters(variant):
+    with reference.without_values():
+        model = getattr(keras_internimage, f"MaskRCNN{variant}")()
+        count = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    assert count == PARAMETERS[variant] and not model.non_trainable_variables
+    assert model.name == f"mask_rcnn_{variant.lower()}"
+
+
+def some_images(*sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(*size, 3)).astype("float32") for size in sizes]
+
+
+def predict(model, images, **sizes):
+    sizes = {key: np.array(value, "int32") for key, value in sizes.items()}
+    return model.predict({"images": images, **sizes}, verbose=0)
+
+
+def test_predict():
+    """Images of two sizes in a batch give what each of them gives alone, whatever lies beside."""
+    model = small_models.mask_rcnn()
+    small, large = some_images((40, 50), (61, 66))
+    batch = np.zeros((2, 64, 96, 3), "float32")
+    batch[0, :40, :50], batch[1, :61, :66] = small, large
+    sizes = [[40, 50], [61, 66]]
+    found = predict(model, batch, image_sizes=sizes, original_sizes=[[80, 100], [61, 66]])
+    shapes = {key: value.shape for key, value in found.items()}
+    assert shapes == {
+        "boxes": (2, 6, 4),
+        "labels": (2, 6),
+        "scores": (2, 6),
+        "masks": (2, 6, 28, 28),
+        "num_detections": (2,),
+    }
+    assert (found["num_detections"] == 6).all() and 0 <= found["labels"].min()
+    assert len(np.unique(found["labels"])) > 1
+    assert (found["boxes"].max((0, 1)) <= [100, 80, 100, 80]).all() and found["boxes"].min() >= 0
+    assert (np.diff(found["scores"]) <= 0).all() and 0.1 < found["masks"].std()
+    # Twice the original size is twice the box; padding is no part of the image.
+    alone = predict(model, batch[:1], image_sizes=sizes[:1])
+    np.testing.assert_allclose(found["boxes"][0], 2 * alone["boxes"][0], rtol=1e-4, atol=1e-3)
+    # Images that are no multiples of 32 are padded by the model.
+    padded = predict(model, batch[1:, :64], image_sizes=sizes[1:])
+    bare = model.predict(batch[1:, :61, :66], verbose=0)
+    cut = predict(model, batch[1:, :64, :96], image_sizes=sizes[1:])
+    for key in found:
+        np.testing.assert_allclose(bare[key], cut[key], rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(padded[key], cut[key], rtol=1e-4, atol=1e-3)
+
+
+def test_fewer_detections_than_places():
+    model = small_models.mask_rcnn(score_threshold=1.0)
+    found = model.predict(np.stack(some_images((32, 32))), verbose=0)
+    assert found["num_detections"] == [0] and not found["masks"].any()
+    assert all((found[key] == -1).all() for key in ("boxes", "labels", "scores"))
+
+
+@pytest.mark.any_backend
+def test_box_formats():
+    model = small_models.mask_rcnn()
+    x = np.stack(some_images((32, 64)))
+    boxes = model(x)["boxes"]
+    weights = model.get_weights()
+    for name in ("yxyx", "center_xywh", "rel_xyxy"):
+        other = small_models.mask_rcnn(bounding_box_format=name)
+        other.set_weights(weights)
+        expected = keras.utils.bounding_boxes.convert_format(
+            boxes, source="xyxy", target=name, height=32, width=64
+        )
+        found = ops.convert_to_numpy(other(x)["boxes"])
+        np.testing.assert_allclose(found, ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.any_backend
+def test_saved_and_loaded(tmp_path):
+    """In mixed precision, from a file that knows no function of ours."""
+    sizes = {**small_models.TINY, "layer_scale": 1.0, "dtype": "mixed_bfloat16"}
+    model = small_models.mask_rcnn(sizes, dtype="mixed_bfloat16", name="detector")
+    x = np.stack(some_images((32, 64)))
+    expected = model.predict(x, verbose=0)
+    for key in ("boxes", "scores", "masks"):
+        assert expected[key].dtype == "float32"
+    assert model.box_head.fc1.compute_dtype == "bfloat16"
+    assert model.box_head.scores.compute_dtype == "float32"
+    model.save(tmp_path / "x.keras")
+    again = keras.saving.load_model(tmp_path / "x.keras")
+    assert again.name == "detector" and again.get_config() == model.get_config()
+    found = again.predict(x, verbose=0)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value)
+
+
+@pytest.mark.any_backend
+def test_the_backbones_weights_are_shared():
+    backbone = small_models.backbone(small_models.TINY, image_shape=(None, None, 3))
+    model = small_models.mask_rcnn(on=backbone)
+    assert model.backbone is backbone
+    own = {id(v) for v in backbone.trainable_variables}
+    assert own < {id(v) for v in model.trainable_variables}
+    assert len(model.trainable_variables) == len({v.path for v in model.trainable_variables})
+
+
+@pytest.mark.any_backend
+def test_paste_masks():
+    masks = np.ones((3, 4, 4), "float32")
+    masks[1] = np.linspace(0, 1, 4)[:, None]
+    boxes = np.array([[2, 1, 6, 4], [-3, 0, 3, 8], [5, 5, 5, 9]], "float32")
+    found = paste_masks(masks, boxes, (8, 10))
+    expected = np.zeros((3, 8, 10), bool)
+    expected[0, 1:4, 2:6] = True
+    expected[1, 4:8, :3] = True
+    np.testing.assert_array_equal(found, expected)
+    assert paste_masks(masks[:0], boxes[:0], (8, 10)).shape == (0, 8, 10)
+    with pytest.raises(ValueError, match=r"Received: masks of \(3, 4, 4\), boxes of \(2, 4\)"):
+        paste_masks(masks, boxes[:2], (8, 10))
+
+
+@pytest.mark.any_backend
+def test_refusals():
+    backbone = small_models.backbone(small_models.TINY)
+
+    def refused(message, backbone=backbone, **arguments):
+        with pytest.raises(ValueError, match=message):
+            MaskRCNN(backbone, **arguments)
+
+    refused("`classes` must be a positive int. Received: classes=0", classes=0)
+    refused("from 0 to 1. Received: nms_threshold=2", nms_threshold=2)
+    refused("one of xyxy, .*Received: bounding_box_format='xxyy'", bounding_box_format="xxyy")
+    refused("'coco', the name of .*weights='imagenet'", weights="imagenet")
+    refused("of no published size needs the name or path.*'coco'", weights="coco")
+    refused("a Keras model or one of T, .*Received: backbone='R50'", "R50")
+    refused("`backbone` must be a Keras model with `pyramid_outputs`", keras.Sequential())
+    with pytest.raises(ValueError, match="must be None. Received: weights='coco'"):
+        keras_internimage.MaskRCNNT(weights="coco", backbone_weights="imagenet")
+    with pytest.raises(ValueError, match="a dict of images.*Received: \\['image', 'images'\\]"):
+        small_models.mask_rcnn()({"images": np.zeros((1, 32, 32, 3)), "image": 1})

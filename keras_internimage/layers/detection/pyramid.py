@@ -48,7 +48,9 @@ class FeaturePyramid(ConvolutionalLayer):
         maps = [self._run(lateral, x) for lateral, x in zip(self.laterals, inputs, strict=True)]
         for k in range(len(maps) - 1, 0, -1):
             maps[k - 1] = maps[k - 1] + nearest(maps[k], ops.shape(maps[k - 1])[1:3])
-        maps = [self._run(output, x) for output, x in zip(self.outputs_of_levels, maps, strict=True)]
+        maps = [
+            self._run(output, x) for output, x in zip(self.outputs_of_levels, maps, strict=True)
+        ]
         return [*maps, maps[-1][:, ::2, ::2]]
 
     def compute_output_shape(self, input_shape):
@@ -73,5 +75,3 @@ def nearest(inputs, size):
         else:
             inputs = ops.take(inputs, ops.arange(s, dtype="int32") * n // s, axis=axis)
     return inputs
-
-

@@ -1,0 +1,146 @@
+"""The published sizes of Mask R-CNN on InternImage, in the manner of keras.applications."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from keras_internimage.checkpoints import load_weights, published
+from keras_internimage.checkpoints.names.classifier import TABLE
+from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.models.arguments import check_weights as check_backbone_weights
+from keras_internimage.models.backbone import InternImageBackbone
+from keras_internimage.models.dense import dense_config
+from keras_internimage.models.detection import arguments
+from keras_internimage.models.detection.mask_rcnn import MaskRCNN
+
+_Function = TypeVar("_Function", bound=Callable[..., MaskRCNN])
+_Weights = str | os.PathLike | None
+
+_ARGUMENTS = """
+
+    The backbone is that of the official detectors: InternImage-T, too, has layer scales. Images
+    must be preprocessed by `keras_internimage.preprocess_input`.
+
+    Args:
+        weights: None (random initialization), "coco" (the longer schedule, 3x), the name of a
+            published checkpoint, or a path to `.weights.h5`, `.keras` or an official `.pth` or
+            `.safetensors`.
+        classes: number of classes. If the weights have another number, everything but the last
+            layers is loaded and a line says so.
+        bounding_box_format: of the boxes that are returned; see `MaskRCNN`.
+        backbone_weights: what the backbone starts from: None, or whatever `InternImage` takes as
+            `weights`, such as "imagenet". Excludes `weights`.
+        name: name of the model.
+        **kwargs: further arguments of `keras_internimage.MaskRCNN` (`max_detections`,
+            `score_threshold`, `dtype`, ...) and of `keras_internimage.InternImageBackbone`
+            (`drop_path_rate`, `implementation`, or any that changes the architecture).
+
+    Returns:
+        A `MaskRCNN`.
+
+    Raises:
+        ValueError: an argument is not as said above, or the weights do not fit the model.
+
+    Reference:
+        [InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
+        Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)
+    """
+
+# Arguments of `MaskRCNN` that are not named above; all others are the backbone's.
+_DETECTOR_ARGUMENTS = (
+    "max_detections",
+    "score_threshold",
+    "nms_threshold",
+    "proposals",
+    "proposals_per_level",
+    "proposal_nms_threshold",
+    "units",
+)
+
+
+def _with_arguments(function: _Function) -> _Function:
+    """Add what all sizes' arguments mean to the first line of a function's docstring."""
+    function.__doc__ = (function.__doc__ or "") + _ARGUMENTS
+    return function
+
+
+def _build(variant, weights, backbone_weights, kwargs, **options):
+    if weights is not None and backbone_weights is not None:
+        raise ValueError(
+            "`weights` hold the backbone's, so that `backbone_weights` must be None. "
+            f"Received: weights={weights!r}, backbone_weights={backbone_weights!r}"
+        )
+    arguments.check_weights(weights)
+    check_backbone_weights(backbone_weights, published.names())
+    detector = {name: kwargs.pop(name) for name in _DETECTOR_ARGUMENTS if name in kwargs}
+    dtype = kwargs.get("dtype")
+    with skip_initialization(weights is not None or backbone_weights is not None):
+        backbone = InternImageBackbone(
+            **{**dense_config(variant), **kwargs}, name=f"internimage_{variant.lower()}"
+        )
+    # As the official code, which starts T's layer scales at 1: the classifier has none.
+    load_weights(backbone, backbone_weights, table=TABLE, variant=variant, keep_layer_scale=True)
+    return MaskRCNN(backbone, weights=weights, variant=variant, dtype=dtype, **detector, **options)
+
+
+@_with_arguments
+def MaskRCNNT(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "mask_rcnn_t",
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Instantiates Mask R-CNN on InternImage-T: 49 M parameters."""
+    return _build(
+        "T",
+        weights,
+        backbone_weights,
+        kwargs,
+        classes=classes,
+        bounding_box_format=bounding_box_format,
+        name=name,
+    )
+
+
+@_with_arguments
+def MaskRCNNS(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "mask_rcnn_s",
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Instantiates Mask R-CNN on InternImage-S: 69 M parameters."""
+    return _build(
+        "S",
+        weights,
+        backbone_weights,
+        kwargs,
+        classes=classes,
+        bounding_box_format=bounding_box_format,
+        name=name,
+    )
+
+
+@_with_arguments
+def MaskRCNNB(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "mask_rcnn_b",
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Instantiates Mask R-CNN on InternImage-B: 115 M parameters."""
+    return _build(
+        "B",
+        weights,
+        backbone_weights,
+        kwargs,
+        classes=classes,
+        bounding_box_format=bounding_box_format,
+        name=name,
+    )
