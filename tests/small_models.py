@@ -52,6 +52,7 @@ def mask_rcnn(sizes=TINY, on=None, **arguments):
         "channels": 8,
         "units": 16,
         "max_detections": 6,
+        "score_threshold": 0.01,
         "proposals": 30,
         "proposals_per_level": 40,
         **arguments,

@@ -129,10 +129,10 @@ def locate(model: str | os.PathLike, weights: str | os.PathLike | None = None) -
 
 
 def check_task(place: pathlib.Path | Published) -> None:
-    """Raises ValueError for a published checkpoint that classifies whole images."""
+    """Raises ValueError for a published checkpoint of another task."""
     if isinstance(place, Published) and place.task != "segmentation":
         raise ValueError(
-            f"The model must be one for segmentation. Received: {place.name}, which classifies"
+            f"The model must be one for segmentation. Received: {place.name}, for {place.task}"
         )
 
 

@@ -47,7 +47,7 @@ def evaluate(options, place, say):
     if getattr(place, "task", "segmentation") != "segmentation":
         raise ValueError(
             "--task segmentation needs a segmentation model. "
-            f"Received: {place.name}, which classifies"
+            f"Received: {place.name}, for {place.task}"
         )
     if options.resolution is not None:
         raise ValueError(

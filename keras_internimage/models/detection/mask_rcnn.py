@@ -147,7 +147,8 @@ class MaskRCNN(keras.Model):
                     **dense_config(variant), dtype=dtype, name=f"internimage_{variant.lower()}"
                 )
             maps = pyramid(backbone)
-            # Not tracked: its layers are those of `features`.
+            # Behind a function, or Keras would count and save its layers twice: here and as
+            # those of `features`.
             self._backbone = (lambda: backbone,)
             self.features = keras.Model(backbone.inputs[0], maps, name="backbone")
             self.pyramid = FeaturePyramid(channels, name="fpn", dtype=dtype)
@@ -296,7 +297,7 @@ def pad(images):
     """Zeros to the right and below, until the sides are multiples of 32."""
     height, width = ops.shape(images)[1:3]
     missing = [-height % MULTIPLE, -width % MULTIPLE]
-    if missing == [0, 0]:
+    if all(isinstance(n, int) and n == 0 for n in missing):
         return images
     return ops.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
 
