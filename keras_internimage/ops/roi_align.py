@@ -166,6 +166,8 @@ def _pool(flat, numbers, places, bins, sides, max_pixels, wide):
         weights.append(_axis_weights(start, extent, bins, size, lowest, sides[axis], wide))
         first.append(lowest)
         covered.append(number)
+    if _runs_eagerly_in_torch():  # what is needed here is known, and mostly less than the bound
+        max_pixels = min(max_pixels, int((covered[0] * covered[1]).max()))
     pixel = ops.arange(max_pixels, dtype="int32")[None]
     row, column = pixel // covered[1][:, None], pixel % covered[1][:, None]
     inside = ops.cast(row < covered[0][:, None], wide)
@@ -177,6 +179,17 @@ def _pool(flat, numbers, places, bins, sides, max_pixels, wide):
     joint = by_row[:, :, None] * by_column[:, None]
     joint = ops.reshape(joint, (joint.shape[0], bins * bins, max_pixels))
     return ops.matmul(joint, values)
+
+
+def _runs_eagerly_in_torch():
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    traced = (
+        torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
+    )
+    return not traced and not torch._C._are_functorch_transforms_active()
 
 
 def _covered(start, extent, size):

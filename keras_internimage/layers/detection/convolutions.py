@@ -6,32 +6,35 @@ from keras_internimage.layers.composite import CompositeLayer, InitialValues
 
 
 class ConvolutionalLayer(CompositeLayer):
-    """A layer made of plain convolutions and matrices."""
+    """A layer made of plain convolutions and matrices.
 
-    def _convolution(self, filters, kernel_size, name, initializer, full_precision=False):
+    Those that are `last` are small and may keep their initial values while all others are loaded.
+    In mixed precision they compute in the type of their variables.
+    """
+
+    def _convolution(self, filters, kernel_size, name, initializer, last=False):
         return keras.layers.Conv2D(
             filters,
             kernel_size,
             padding="same",
             data_format="channels_last",
-            kernel_initializer=InitialValues(initializer),
+            kernel_initializer=initializer if last else InitialValues(initializer),
             name=name,
-            dtype=self._policy(full_precision),
+            dtype=self._policy(last),
         )
 
-    def _linear(self, units, name, initializer, full_precision=False):
+    def _linear(self, units, name, initializer, last=False):
         return keras.layers.Dense(
             units,
-            kernel_initializer=InitialValues(initializer),
+            kernel_initializer=initializer if last else InitialValues(initializer),
             name=name,
-            dtype=self._policy(full_precision),
+            dtype=self._policy(last),
         )
 
-    def _policy(self, full_precision):
-        """In mixed precision the last matrices compute in the type of their variables."""
+    def _policy(self, last):
         policy = self.dtype_policy
         mixed = policy.compute_dtype != policy.variable_dtype
-        return policy.variable_dtype if full_precision and mixed else policy
+        return policy.variable_dtype if last and mixed else policy
 
 
 def normal(deviation):

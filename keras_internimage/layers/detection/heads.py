@@ -36,8 +36,8 @@ class BoxHead(ConvolutionalLayer):
         features = input_shape[2] * input_shape[3] * input_shape[4]
         self.fc1 = self._linear(self.units, "fc1", "glorot_uniform")
         self.fc2 = self._linear(self.units, "fc2", "glorot_uniform")
-        self.scores = self._linear(self.classes + 1, "classes", normal(0.01), True)
-        self.deltas = self._linear(4 * self.classes, "deltas", normal(0.001), True)
+        self.scores = self._linear(self.classes + 1, "classes", normal(0.01), last=True)
+        self.deltas = self._linear(4 * self.classes, "deltas", normal(0.001), last=True)
         self.fc1.build((None, features))
         for layer in (self.fc2, self.scores, self.deltas):
             layer.build((None, self.units))
@@ -98,7 +98,7 @@ class MaskHead(ConvolutionalLayer):
             name="upsample",
             dtype=self.dtype_policy,
         )
-        self.predictions = self._convolution(self.classes, 1, "predictions", kaiming(), True)
+        self.predictions = self._convolution(self.classes, 1, "predictions", kaiming(), last=True)
         for layer in (*self.convolutions, self.upsample):
             layer.build(shape)
         self.predictions.build((None, 2 * bins, 2 * bins, channels))

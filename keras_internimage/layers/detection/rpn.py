@@ -33,8 +33,8 @@ class RegionProposalHead(ConvolutionalLayer):
         shape = input_shape[0]
         check_image_features(self, shape)
         self.conv = self._convolution(shape[-1], 3, "conv", normal(0.01))
-        self.objectness = self._convolution(self.anchors, 1, "objectness", normal(0.01), True)
-        self.deltas = self._convolution(4 * self.anchors, 1, "deltas", normal(0.01), True)
+        self.objectness = self._convolution(self.anchors, 1, "objectness", normal(0.01), last=True)
+        self.deltas = self._convolution(4 * self.anchors, 1, "deltas", normal(0.01), last=True)
         for layer in (self.conv, self.objectness, self.deltas):
             layer.build(shape)
         self.built = True
