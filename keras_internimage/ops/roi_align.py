@@ -104,7 +104,7 @@ def roi_align(
         pooled = pool((numbers[0], places[0]))
     else:
         pooled = ops.map(pool, (numbers, places))
-    pooled = ops.reshape(pooled, (-1, rois + missing, output_size, output_size, channels))
+    pooled = ops.reshape(pooled, (count, rois + missing, output_size, output_size, channels))
     return ops.cast(pooled[:, :rois], dtype)
 
 

@@ -142,7 +142,7 @@ class MaskRCNN(keras.Model):
             setattr(self, option, value)
         with skip_initialization(weights is not None):
             if isinstance(backbone, str):
-                variant = variant or arguments.check_variant(backbone)
+                variant = arguments.check_variant(backbone)
                 backbone = InternImageBackbone(
                     **dense_config(variant), dtype=dtype, name=f"internimage_{variant.lower()}"
                 )
