@@ -106,6 +106,7 @@ def test_unknown_sizes(case):
     assert align(*maps, boxes[:, :0], levels[:, :0]).shape == (2, 0, 3, 3, CHANNELS)
 
 
+@pytest.mark.any_backend
 def test_a_bound_on_the_pixels_is_exact_up_to_it():
     """Long boxes of a limited area, all over a map that is much larger than what they cover."""
     rng = np.random.default_rng(3)
