@@ -240,10 +240,13 @@ def read_labels(labels):
     return files.Labels(tuple(line.strip() for line in text.rstrip().splitlines()))
 
 
-def assemble(place, labels, resolution, say) -> Predictor:
-    """The `Predictor` of what `locate` and `read_labels` found; `say` is given a remark."""
+def assemble(place, labels, resolution, say, model=None) -> Predictor:
+    """The `Predictor` of what `locate` and `read_labels` found; `say` is given a remark.
+
+    `model` is that of a file, where it has been loaded.
+    """
     if isinstance(place, pathlib.Path):
-        model = load_model(place)
+        model = model or load_model(place)
         check_classifier(model, place)
         labels = labels or labels_beside(place)
         known = labels.resolution if labels else None

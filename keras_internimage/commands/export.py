@@ -51,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
         help="take uint8 RGB images and normalise them in the file (default: yes for a model with "
         "labels, no for a .keras file alone)",
     )
+    made.add_argument(
+        "--argmax",
+        action="store_true",
+        help="of a segmentation model: the class of each pixel, at the images' size, not logits",
+    )
     made.add_argument("--native", action="store_true", help="keep the native operator")
     made.add_argument("--no-deform-conv", action="store_true", help="ONNX without DeformConv")
     made.add_argument("--no-verify", action="store_true", help="do not run the file")
@@ -69,6 +74,11 @@ def _export(arguments):
 
     # All that can be wrong is looked for before a model is loaded, or downloaded.
     place = predictor.locate(arguments.model)
+    task = getattr(place, "task", None)  # of a published checkpoint
+    if arguments.argmax and task not in (None, "segmentation"):
+        raise ValueError(
+            f"--argmax needs a segmentation model. Received: {arguments.model}, which classifies"
+        )
     import numpy as np
 
     from keras_internimage.exports import exporting
@@ -83,7 +93,10 @@ def _export(arguments):
     )
     if target.backend != "tensorflow":  # SavedModels are run by TensorFlow, whoever writes them
         backends.hide_tensorflow()
-    labels = predictor.read_labels(arguments.labels)
+    from keras_internimage.segmenter import loading
+
+    segments = arguments.argmax or task == "segmentation"
+    labels = (loading if segments else predictor).read_labels(arguments.labels)
     options = {
         "format": arguments.format,
         "precision": arguments.precision,
@@ -92,6 +105,7 @@ def _export(arguments):
         "native": arguments.native,
         "calibration": arguments.calibration and np.load(arguments.calibration),
         "deform_conv": not arguments.no_deform_conv,
+        "include_argmax": arguments.argmax,
     }
     if arguments.size is not None:
         options["input_shape"] = (*(size or None for size in arguments.size), 3)
@@ -99,15 +113,18 @@ def _export(arguments):
         options["include_preprocessing"] = arguments.preprocessing
     if arguments.no_labels:
         options["labels"] = None
-    published = not isinstance(place, pathlib.Path)
-    if published or predictor.labels_beside(place) is not None:
-        made = predictor.assemble(place, labels, None, _say)
+    model = None if task else predictor.load_model(place)
+    if model is not None and not segments and loading.is_segmentation(model):
+        segments, labels = True, loading.read_labels(arguments.labels)
+    beside = loading.known_classes if segments else predictor.labels_beside
+    if task or beside(place) is not None:
+        made = (loading if segments else predictor).assemble(place, labels, None, _say, model=model)
         made.export(arguments.out, **options)
         return 0
-    # It need not be a classifier.
+    # It need be neither a classifier nor a segmentation model.
     if labels is not None:
-        options["labels"] = labels.classes
-    exporting.export(predictor.load_model(place), arguments.out, **options)
+        options["labels"] = labels.names if segments else labels.classes
+    exporting.export(model, arguments.out, **options)
     return 0
 
 

@@ -29,6 +29,7 @@ class Options:
     calibration: np.ndarray | None = None
     labels: tuple | None = None
     deform_conv: bool = True
+    argmax: bool = False
 
 
 def export(
@@ -42,6 +43,7 @@ def export(
     native: bool = False,
     calibration: np.ndarray | None = None,
     include_preprocessing: bool = False,
+    include_argmax: bool = False,
     labels: Sequence[str] | None = None,
     deform_conv: bool = True,
     verbose: bool = True,
@@ -87,6 +89,10 @@ def export(
             with `include_preprocessing`, otherwise as the model does. Matmuls and convolutions
             are then int8 between scales known beforehand; sampling positions stay float32.
         include_preprocessing: the file takes uint8 RGB images and normalises them itself.
+        include_argmax: of a segmentation model, whose one output are logits `(N, h, w, classes)`,
+            the file gives `label_map` instead, int32 `(N, H, W)` at the size of the images: the
+            class of each pixel. Logits of another size are resized before, as by
+            `layers.BilinearResizing`.
         labels: names of the classes, kept in the file: ONNX's metadata, OpenVINO's model info,
             `labels.txt` in a SavedModel's `assets.extra`, in the archive after a LiteRT model
             and among a PyTorch program's extra files.
@@ -100,17 +106,22 @@ def export(
         ValueError: an argument is not as said above.
         ImportError: something is not installed; the message names it.
         RuntimeError: the file's outputs differ from the model's by more than the format's
-            tolerance. Then nothing is written.
+            tolerance. Then nothing is written. Labels may differ where logits that are closer
+            than twice the tolerance compete.
     """
     path = pathlib.Path(path)
     target = find_target(path, format, precision, native, calibration is not None, verify)
     _check(model, input_shape, batch_size)
+    if include_argmax:
+        _check_logits(model)
     say = print if verbose else lambda *_: None
     if not model_transforms.is_float32(model):
         say(f"The model computes by {model_transforms.policies(model)}: written in float32")
         model = model_transforms.with_dtype(model, "float32")
     if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
         model = model_transforms.with_input_shape(model, input_shape)
+    if include_argmax:
+        model = model_transforms.at_input_size(model)
     if include_preprocessing:
         model = model_transforms.with_preprocessing(model)
     _check_sizes(model, target, precision, batch_size, calibration, labels)
@@ -122,6 +133,7 @@ def export(
         None if calibration is None else np.asarray(calibration),
         None if labels is None else tuple(map(str, labels)),
         deform_conv,
+        include_argmax,
     )
     written = model_transforms.with_dtype(model, precision) if precision == "bfloat16" else model
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -221,6 +233,16 @@ def _check(model, input_shape, batch_size):
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(
             f"`batch_size` must be None or at least 1. Received: batch_size={batch_size!r}"
+        )
+
+
+def _check_logits(model):
+    """Raises ValueError unless a model gives a score of each class for each pixel, and no more."""
+    shapes = [tuple(output.shape) for output in keras.tree.flatten(model.outputs)]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] is None:
+        raise ValueError(
+            "`include_argmax=True` needs a segmentation model, whose one output are logits "
+            f"(N, h, w, classes). Received: {model.name} with the outputs {shapes}"
         )
 
 

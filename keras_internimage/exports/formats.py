@@ -208,22 +208,39 @@ def load_libraries(path, backend, load):
             load(str(library))
 
 
-def output_names(model):
-    """The names of a model's outputs, flattened: their keys, where it gives a dict."""
+def output_names(model, argmax=False):
+    """The names of a file's outputs, flattened: their keys, where the model gives a dict."""
+    if argmax:
+        return ["label_map"]
     if isinstance(model.output, dict):
         return sorted(model.output)
     return list(model.output_names)
 
 
-def outputs(model, images):
-    """The model's outputs, flattened; what has half precision in float32."""
+def outputs(model, images, argmax=False):
+    """The file's outputs, flattened: the model's, in float32 where they have half precision.
+
+    With `argmax`, the numbers of the largest in place of the one output's last axis.
+    """
     import keras
 
     found = keras.tree.flatten(model(images, training=False))
     half = ("float16", "bfloat16")
-    return [
+    found = [
         keras.ops.cast(output, "float32")
         if keras.backend.standardize_dtype(output.dtype) in half
         else output
         for output in found
     ]
+    return [_argmax(*found)] if argmax else found
+
+
+def _argmax(scores):
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return keras.ops.argmax(scores, axis=-1)
+    # Keras' own also sorts zeros by their sign, which makes several maps of the size of the scores.
+    import tensorflow as tf
+
+    return tf.argmax(scores, axis=-1, output_type="int32")

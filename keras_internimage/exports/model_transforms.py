@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_internimage import preprocessing
+from keras_internimage.layers import BilinearResizing
 
 OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
@@ -31,6 +32,19 @@ def with_preprocessing(model: keras.Model) -> keras.Model:
     )
     images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
     return keras.Model(images, model(normalise(images)), name=model.name)
+
+
+def at_input_size(model: keras.Model) -> keras.Model:
+    """The model with its one output, logits `(N, h, w, classes)`, resized to the images' size."""
+    images, logits = model.inputs[0], keras.tree.flatten(model.outputs)[0]
+    if logits.shape[1:3] == images.shape[1:3] and None not in images.shape[1:3]:
+        return model
+    history = logits._keras_history
+    if isinstance(history.operation, BilinearResizing):
+        node = history.operation._inbound_nodes[history.node_index]
+        if node.input_tensors[1] is images:  # as `UperNet`
+            return model
+    return keras.Model(images, BilinearResizing()([logits, images]), name=model.name)
 
 
 def with_dtype(model: keras.Model, dtype: str) -> keras.Model:

@@ -26,11 +26,14 @@ def load(path, format, threads=None, precision="f32"):
     settings = {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    core = openvino.Core()
+    model = core.read_model(str(path))
+    # A compiled output also has names of what it was merged with.
     names = [
         output.get_any_name() if output.names else f"output_{i}"
-        for i, output in enumerate(compiled.outputs)
+        for i, output in enumerate(model.outputs)
     ]
+    compiled = core.compile_model(model, "CPU", settings)
 
     def call(images):
         found = compiled(images)

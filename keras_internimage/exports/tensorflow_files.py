@@ -32,7 +32,8 @@ def _serving(model, options):
 
     @tf.function(input_signature=[spec], autograph=False)
     def serve(images):
-        return dict(zip(formats.output_names(model), formats.outputs(model, images), strict=True))
+        found = formats.outputs(model, images, options.argmax)
+        return dict(zip(formats.output_names(model, options.argmax), found, strict=True))
 
     return serve
 

@@ -66,7 +66,7 @@ def write_onnx(model, path, options, deform_conv):
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=formats.output_names(model),
+            output_names=formats.output_names(model, options.argmax),
             custom_translation_table=table,
             verbose=False,
         )

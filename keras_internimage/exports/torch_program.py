@@ -19,7 +19,7 @@ def trace(model, options):
             self.model = model
 
         def forward(self, images):
-            return tuple(formats.outputs(self.model, images))
+            return tuple(formats.outputs(self.model, images, options.argmax))
 
     # An example; PyTorch would take an unknown size of 1 for a known one.
     sizes = [64 if size is None else size for size in model.input_shape[1:]]

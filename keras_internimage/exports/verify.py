@@ -25,7 +25,7 @@ def check(model, written, path, target, options, say):
     the processor adds numbers of that precision.
     """
     run = formats.runner(path)
-    names = formats.output_names(model)
+    names = formats.output_names(model, options.argmax)
     tolerance = target.tolerances[options.precision]
     worst, agree, total = 0.0, 0, 0
     for images in batches(model, options):
@@ -37,20 +37,53 @@ def check(model, written, path, target, options, say):
             for want, got in zip(expected, _expected(written, images), strict=True):
                 tolerance = max(tolerance, 2 * difference(want, got, options.precision))
         for want, got in zip(expected, found, strict=True):
-            if want.shape != got.shape or not np.isfinite(got).all():
-                raise RuntimeError(
-                    f"{path.name} must give finite outputs of the shape {want.shape}. "
-                    f"Received: shape={got.shape}, finite={bool(np.isfinite(got).all())}"
-                )
-            worst = max(worst, difference(want, got, options.precision))
-            best = want.reshape(len(want), -1).argmax(1) == got.reshape(len(got), -1).argmax(1)
-            agree, total = agree + int(best.sum()), total + best.size
+            compare = _compare_labels if options.argmax else _compare
+            distance, same = compare(want, got, path, options.precision)
+            worst = max(worst, distance)
+            agree, total = agree + int(same.sum()), total + same.size
     if worst > tolerance:
         raise RuntimeError(
             f"The outputs of {target.title}, {options.precision}, must differ from the model's by "
             f"{tolerance:g} at most. Received: {worst:.2g}; nothing was written"
         )
-    say(f"  runs; largest difference {worst:.1e}, largest output the same for {agree} of {total}")
+    if options.argmax:
+        say(f"  runs; the same label for {agree} of {total} pixels")
+    else:
+        say(
+            f"  runs; largest difference {worst:.1e}, largest output the same for {agree} of "
+            f"{total}"
+        )
+
+
+def _compare(want, got, path, precision):
+    """The `difference` of two outputs, and for each image whether their largest is the same."""
+    if want.shape != got.shape or not np.isfinite(got).all():
+        raise RuntimeError(
+            f"{path.name} must give finite outputs of the shape {want.shape}. "
+            f"Received: shape={got.shape}, finite={bool(np.isfinite(got).all())}"
+        )
+    same = want.reshape(len(want), -1).argmax(1) == got.reshape(len(got), -1).argmax(1)
+    return difference(want, got, precision), same
+
+
+def _compare_labels(logits, labels, path, precision):
+    """As `_compare`, of labels: how far logits must be from the model's at least to give them.
+
+    Where another class than the model's is named, that is half the distance of their two logits.
+    """
+    shape, classes = logits.shape[:-1], logits.shape[-1]
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if not np.isfinite(logits).all():
+        raise RuntimeError("The model must give finite logits. Received: some that are not")
+    if shape != labels.shape or not whole or labels.min() < 0 or labels.max() >= classes:
+        raise RuntimeError(
+            f"{path.name} must give labels from 0 to {classes - 1} of the shape {shape}. "
+            f"Received: shape={labels.shape}, dtype={labels.dtype}, from {labels.min()} to "
+            f"{labels.max()}"
+        )
+    named = np.take_along_axis(logits, labels[..., None].astype("int64"), -1)[..., 0]
+    error = np.subtract(logits.max(-1), named, dtype="float64")
+    return _relative(error / 2, logits, precision), error == 0
 
 
 def difference(expected, found, precision):
@@ -60,9 +93,12 @@ def difference(expected, found, precision):
     where that is above 1. For int8 and bfloat16, the root mean square of the differences over the
     standard deviation of the model's outputs.
     """
-    error = np.abs(np.subtract(expected, found, dtype="float64"))
+    return _relative(np.subtract(expected, found, dtype="float64"), expected, precision)
+
+
+def _relative(error, expected, precision):
     if precision in ("float32", "float16"):
-        return float(error.max() / max(1, np.abs(expected).max()))
+        return float(np.abs(error).max() / max(1, np.abs(expected).max()))
     return float(np.sqrt((error**2).mean()) / max(expected.std(dtype="float64"), 1e-12))
 
 

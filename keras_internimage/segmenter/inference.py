@@ -1,6 +1,8 @@
 """From an image to the class of each of its pixels, as the official models are tested."""
 
 import math
+import os
+import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +135,36 @@ class Segmenter:
         for start, stop, scores in self._scores(image):
             made[start:stop] = scores if several else _softmax(scores)
         return made
+
+    def export(self, path: str | os.PathLike, **options: Any) -> pathlib.Path:
+        """Writes the model as a file for another program, with preprocessing and labels.
+
+        The file takes images at the size that the model is to see, and gives the classes that
+        have labels.
+
+        Args:
+            path: as for `keras_internimage.export`.
+            **options: of `keras_internimage.export`. Here `include_preprocessing` is True and
+                `labels` are the segmenter's unless given. `include_argmax=True` gives the class of
+                each pixel in place of logits.
+
+        Returns:
+            `path`, as a `pathlib.Path`.
+
+        Raises:
+            ValueError, ImportError, RuntimeError: as `keras_internimage.export`.
+        """
+        from keras_internimage import exports
+
+        model, logits = self.model, _logits(self.model)
+        if logits is not None and self.classes < logits.shape[-1]:
+            # Before they are resized.
+            model = self._network
+            logits = BilinearResizing()([model.output[..., : self.classes], model.input])
+        if logits is not None and (model is not self.model or isinstance(model.output, dict)):
+            model = keras.Model(model.input, logits, name=self.model.name)
+        options = {"include_preprocessing": True, "labels": self.labels, **options}
+        return exports.export(model, path, **options)
 
     def _scores(self, image):
         """Yields `(start, stop, scores)` of all rows of an image.

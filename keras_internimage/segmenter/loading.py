@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+
 from keras_internimage import models, predictor
 from keras_internimage.checkpoints import infer_config, open_checkpoint, published
 from keras_internimage.checkpoints.published import Published
@@ -136,6 +138,15 @@ def check_task(place: pathlib.Path | Published) -> None:
         )
 
 
+def is_segmentation(model: keras.Model) -> bool:
+    """Whether a model gives logits of the classes for each pixel."""
+    try:
+        check_model(model)
+    except ValueError:
+        return False
+    return True
+
+
 def read_labels(labels: str | os.PathLike | Sequence[str] | None) -> Classes | None:
     """`Classes` of names, of a file of them, or of a published data set."""
     if isinstance(labels, str) and labels in published.SEGMENTATION_DATA:
@@ -172,12 +183,16 @@ def assemble(
     classes: Classes | None,
     resizing: Resizing | None,
     say: Callable[[str], object],
+    model: keras.Model | None = None,
     **options: Any,
 ) -> Segmenter:
-    """The `Segmenter` of what `locate` and `read_labels` found; `say` is given a remark."""
+    """The `Segmenter` of what `locate` and `read_labels` found; `say` is given a remark.
+
+    `model` is that of a file, where it has been loaded.
+    """
     row, given = _row(place), classes is not None
     classes = classes or known_classes(place)
-    model = _build(place)
+    model = model or _build(place)
     outputs = check_model(model)
     if classes is None:
         say("classes are shown as numbers: there is no labels.json or classes.txt beside the model")
