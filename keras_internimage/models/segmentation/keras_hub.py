@@ -48,13 +48,20 @@ class UperNetImageSegmenterPreprocessor(keras_hub.models.ImageSegmenterPreproces
     backbone_cls = InternImageBackbone
     image_converter_cls = UperNetImageConverter
 
+    def get_config(self):
+        # KerasHub's own forgets it.
+        return {**super().get_config(), "resize_output_mask": self.resize_output_mask}
+
 
 @keras.saving.register_keras_serializable(package="keras_internimage")
 class UperNetImageSegmenter(keras_hub.models.ImageSegmenter):
     """`keras_internimage.UperNet` as a `keras_hub.models.ImageSegmenter`.
 
     As KerasHub's tasks, it is compiled for one-hot masks `(N, H, W, num_classes)` unless another
-    loss is chosen, and preprocesses images in `fit` and `predict`.
+    loss is chosen, and preprocesses images in `fit` and `predict`. `save_to_preset` and
+    `from_preset` work where the backbone is an `InternImageBackbone`: KerasHub tells by the
+    backbone which task a preset holds. From the preset of a backbone alone, `from_preset` makes a
+    task with `num_classes=` and `preprocessor=`.
 
     Args:
         backbone: as for `UperNet`.
@@ -62,7 +69,7 @@ class UperNetImageSegmenter(keras_hub.models.ImageSegmenter):
         preprocessor: a `UperNetImageSegmenterPreprocessor`, or None for images that are
             preprocessed already.
         channels, drop_rate: as for `UperNet`.
-        dtype: data type or policy of the head's layers.
+        dtype: data type or policy of the head's layers; the backbone's if None.
 
     Raises:
         ValueError: an argument is not as said above.
@@ -84,7 +91,8 @@ class UperNetImageSegmenter(keras_hub.models.ImageSegmenter):
         maps = pyramid(backbone)
         arguments.check(num_classes, "input", channels, drop_rate)
         inputs = backbone.inputs[0]
-        scores = Heads(num_classes, drop_rate, dtype).decode(maps, channels)
+        policy = backbone.dtype_policy if dtype is None else keras.dtype_policies.get(dtype)
+        scores = Heads(num_classes, drop_rate, policy).decode(maps, channels)
         super().__init__(inputs=inputs, outputs=logits(scores, inputs, "logits"), **kwargs)
         limit_remat_to_blocks(self)
         self.backbone = backbone
@@ -92,12 +100,32 @@ class UperNetImageSegmenter(keras_hub.models.ImageSegmenter):
         self.num_classes = num_classes
         self.channels = channels
         self.drop_rate = drop_rate
-        if dtype is not None:
-            self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.dtype_policy = policy
+
+    def save_to_preset(self, preset_dir: str, max_shard_size: float | None = 10) -> None:
+        """Writes a preset of KerasHub: a folder of configurations and weights.
+
+        Args:
+            preset_dir: the folder.
+            max_shard_size: largest size of a weights file in GB, None for one file.
+
+        Raises:
+            ValueError: the backbone is no `InternImageBackbone`, and nothing would read the preset.
+        """
+        if not isinstance(self.backbone, InternImageBackbone):
+            raise ValueError(
+                "`backbone` must be an InternImageBackbone for a preset; `save` writes a task with "
+                f"any. Received: backbone={self.backbone!r}"
+            )
+        super().save_to_preset(preset_dir, max_shard_size=max_shard_size)
 
     def get_config(self):
+        # `from_preset(dtype=...)` gives the backbone its type, and the head follows.
+        policy = self.dtype_policy
+        own = policy != self.backbone.dtype_policy
         return {
             **super().get_config(),
+            **({"dtype": keras.dtype_policies.serialize(policy)} if own else {}),
             "num_classes": self.num_classes,
             "channels": self.channels,
             "drop_rate": self.drop_rate,
