@@ -57,6 +57,26 @@ def ade20k(root, train=2, validation=2):
     return root
 
 
+def cityscapes(root, train=2, validation=2, train_ids=False):
+    """As Cityscapes: 2 (ignored), 33 (bicycle) and 7 (road), or train ids; polygons beside them."""
+    for part, start, number in (("train", 0, train), ("val", 50, validation)):
+        for index in range(start, start + number):
+            city = ("bochum", "ulm")[index % 2]
+            image, mask = pair(index)
+            places = [root / kind / part / city for kind in ("leftImg8bit", "gtFine")]
+            for place in places:
+                place.mkdir(parents=True, exist_ok=True)
+            name = f"{city}_{index:06}_000019"
+            image.save(places[0] / f"{name}_leftImg8bit.png")
+            values = (255, 18, 0) if train_ids else (2, 33, 7)
+            stored = np.select([mask == 255, mask == 1], values[:2], values[2]).astype("uint8")
+            kind = "labelTrainIds" if train_ids else "labelIds"
+            Image.fromarray(stored).save(places[1] / f"{name}_gtFine_{kind}.png")
+            image.save(places[1] / f"{name}_gtFine_color.png")
+            (places[1] / f"{name}_gtFine_polygons.json").write_text("{}")
+    return root
+
+
 def voc(root, train=2, validation=2):
     """As VOC2012: palette files, the border 255, lists of names; two images are in no list."""
     from keras_internimage.data.palette import default_palette

@@ -25,12 +25,15 @@ class MaskEncoding:
         reduce_zero_label: whether 0 is ignored, and class `c` is stored as `c + 1`, as in ADE20K.
         palette: colours of the classes, for masks that are stored in colours; may be empty.
         ignored: further colours, of pixels that are ignored.
+        numbers: the class number of each value of a file, from 0, or 255, as for the ids of
+            Cityscapes' labels; empty where the values are the class numbers.
     """
 
     classes: int | None = None
     reduce_zero_label: bool = False
     palette: tuple[tuple[int, int, int], ...] = ()
     ignored: tuple[tuple[int, int, int], ...] = ()
+    numbers: tuple[int, ...] = ()
 
 
 def read_mask(path: str | os.PathLike, encoding: MaskEncoding | None = None) -> np.ndarray:
@@ -137,11 +140,17 @@ def _by_colour(colours, encoding):
 def _classes(numbers, encoding):
     first = int(encoding.reduce_zero_label)
     last = IGNORED - 1 if encoding.classes is None else encoding.classes - 1 + first
+    if encoding.numbers:
+        last = len(encoding.numbers) - 1
     wrong = (numbers < 0) | ((numbers > last) & (numbers != IGNORED))
     if wrong.any():
         value = int(numbers[wrong].flat[0])
         what = f"classes are {first} to {last}, 255 is ignored"
         raise MaskError(f"has the value {value}, where {what}")
+    if encoding.numbers:
+        table = np.full(IGNORED + 1, IGNORED, "int32")
+        table[: len(encoding.numbers)] = encoding.numbers
+        return table[numbers]
     if first:
         return np.where((numbers == 0) | (numbers == IGNORED), IGNORED, numbers - 1)
     return numbers

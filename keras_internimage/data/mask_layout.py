@@ -7,19 +7,26 @@ import pathlib
 from keras_internimage.data import palette as palettes
 from keras_internimage.data.check import count, printable, shown
 from keras_internimage.data.layout import FolderError, Found, check_given, kind_of
-from keras_internimage.data.mask_files import MaskEncoding
+from keras_internimage.data.mask_files import IGNORED, MaskEncoding
+from keras_internimage.data.segmentation_classes import SEGMENTATION_CLASSES, segmentation_classes
 
 IMAGES = frozenset({"images", "image", "imgs", "img_dir"})
 MASKS = frozenset({"masks", "mask", "labels", "annotations", "ann_dir"})
 # Folders of archives that are looked into.
 _ADE, _VOC = "ADEChallengeData2016", "VOCdevkit"
-_ADE_CLASSES = 150
 _VOC_FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
     *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
     *("sheep", "sofa", "train", "tvmonitor"),
 )
+# Of Cityscapes: where images and masks lie, and how their names end.
+_CITY_FOLDERS = ("leftImg8bit", "gtFine")
+_CITY_IMAGE, _CITY_IDS = "_leftImg8bit.png", "_gtFine_labelIds.png"
+_CITY_TRAIN_IDS = "_gtFine_labelTrainIds.png"
+# The ids of the 19 classes that are evaluated, in the order of their train ids; the others of the
+# 34 are ignored. Source: `cityscapesscripts.helpers.labels`.
+_CITY_CLASSES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 Pair = tuple[pathlib.Path, pathlib.Path]
 
 
@@ -29,9 +36,10 @@ class MaskLayout:
 
     Attributes:
         folder: where images and masks lie; for archives, the folder in the one given.
-        kind: "folders", "ade20k" or "voc".
+        kind: "folders", "ade20k", "voc" or "cityscapes".
         train: pairs `(image, mask)`.
         validation: pairs for validation; None where the folder has no such part.
+        validation_folders: what these lie in, with nothing else; empty where there is no such part.
         problems: `(path, reason)` of images without a mask and masks without an image.
         class_names: names of the classes, None where nothing tells them.
         palette: a colour for each class, where something tells them.
@@ -48,6 +56,7 @@ class MaskLayout:
     palette: tuple[palettes.Colour, ...] = ()
     encoding: MaskEncoding = MaskEncoding()
     notes: list[str] = dataclasses.field(default_factory=list)
+    validation_folders: tuple[pathlib.Path, ...] = ()
 
 
 def mask_layout(folder: str | os.PathLike, reduce_zero_label: bool | None = None) -> MaskLayout:
@@ -60,9 +69,12 @@ def mask_layout(folder: str | os.PathLike, reduce_zero_label: bool | None = None
       or these two with `images/` and `masks/` inside, or without such parts;
     - ADE20K as downloaded (`ADEChallengeData2016`): 150 classes, 0 is ignored;
     - PASCAL VOC as downloaded (`VOC2012`, or `VOCdevkit` with one of them): 21 classes, the
-      images that `ImageSets/Segmentation/train.txt` and `val.txt` list.
+      images that `ImageSets/Segmentation/train.txt` and `val.txt` list;
+    - Cityscapes as downloaded (`leftImg8bit` and `gtFine`, each with `train/CITY/` and `val/CITY/`
+      inside): 19 classes, from `*_labelIds.png` or, where there are none, `*_labelTrainIds.png`.
 
-    A `classes.txt` in the folder names the classes, see `palette.read_classes`.
+    A `classes.txt` in the folder names the classes, see `palette.read_classes`. Without one, those
+    of ADE20K and Cityscapes are called as by `segmentation_classes`.
 
     Args:
         folder: path of the folder.
@@ -84,7 +96,10 @@ def mask_layout(folder: str | os.PathLike, reduce_zero_label: bool | None = None
     if devkits:
         (inner,) = devkits
     found = Found(inner)
-    layout = _voc(inner) if _is_voc(inner) else _pairs_of_folders(found)
+    if _is_voc(inner):
+        layout = _voc(inner)
+    else:
+        layout = _cityscapes(found) if _is_cityscapes(inner) else _pairs_of_folders(found)
     layout.problems += found.bad
     # Of what lies beside the folders nobody expects anything.
     others = [p for paths in found.ignored.values() for p in paths if p.parent != inner]
@@ -105,42 +120,45 @@ def holds_masks(folder: str | os.PathLike) -> bool:
     names = {path.name.lower() for path in inner}
     pairs = [names, *({x.name.lower() for x in _folders(p)} for p in inner if kind_of(p.name))]
     archives = {_ADE, _VOC} & {path.name for path in inner}
-    return bool(archives) or _is_voc(folder) or any(n & IMAGES and n & MASKS for n in pairs)
+    if archives or _is_voc(folder) or _is_cityscapes(folder):
+        return True
+    return any(n & IMAGES and n & MASKS for n in pairs)
 
 
 def _name_classes(layout, reduce_zero_label):
-    ignored = ()
+    ignored, colours = (), ()
+    if layout.kind == "cityscapes":
+        if reduce_zero_label:
+            raise FolderError(
+                "Cityscapes has no label 0 to be ignored: reduce_zero_label must be left out. "
+                f"Received: reduce_zero_label=True for {layout.folder}"
+            )
+        _name_by_table(layout)
+        return
     if (layout.folder / palettes.FILE).is_file():
         try:
             read = palettes.read_classes(layout.folder / palettes.FILE)
         except ValueError as error:
             raise FolderError(str(error)) from error
         layout.class_names, layout.palette, ignored = read
+        # VOC's files hold numbers, whatever their palette.
+        colours = layout.palette if layout.kind != "voc" else ()
     elif layout.kind == "voc":
         layout.class_names, layout.palette = VOC_CLASSES, palettes.default_palette(len(VOC_CLASSES))
-    elif layout.kind == "ade20k":
-        layout.class_names = _ade_names(layout.folder) or tuple(
-            str(number) for number in range(1, _ADE_CLASSES + 1)
-        )
+    elif layout.kind in SEGMENTATION_CLASSES:
+        _name_by_table(layout)
     if reduce_zero_label is None:
         reduce_zero_label = layout.kind == "ade20k"
     classes = None if layout.class_names is None else len(layout.class_names)
     if classes == 255 and reduce_zero_label:
         raise FolderError("There must be at most 254 classes where 0 is ignored. Received: 255")
-    # VOC's files hold numbers, whatever their palette.
-    colours = layout.palette if layout.kind != "voc" else ()
     layout.encoding = MaskEncoding(classes, bool(reduce_zero_label), colours, ignored)
 
 
-def _ade_names(folder):
-    """The 150 names of `objectInfo150.txt`: the last column of each line but the first."""
-    try:
-        lines = (folder / "objectInfo150.txt").read_text("utf-8").splitlines()[1:]
-    except (OSError, ValueError):
-        return None
-    names = [line.rpartition("\t")[2].strip() for line in lines if line.strip()]
-    distinct = len(names) == len(set(names)) == _ADE_CLASSES
-    return tuple(names) if distinct else None
+def _name_by_table(layout):
+    rows = segmentation_classes(layout.kind)
+    layout.class_names = tuple(row.name for row in rows)
+    layout.palette = tuple(row.color for row in rows)
 
 
 def _folders(folder):
@@ -173,6 +191,59 @@ def _voc(folder):
     return MaskLayout(folder, "voc", *parts, problems)
 
 
+def _is_cityscapes(folder):
+    return all((folder / name).is_dir() for name in _CITY_FOLDERS)
+
+
+def _cityscapes(found):
+    folder = found.folder
+    images, masks = (folder / name for name in _CITY_FOLDERS)
+    layout = MaskLayout(folder, "cityscapes", [], None, [])
+    walk = Found(folder)  # what lies beside the masks, such as polygons, is no news
+    files = {}
+    for part in ("train", "val"):
+        if (images / part).is_dir() or (masks / part).is_dir():
+            files[part] = found.images(images / part), walk.images(masks / part)
+    if not files:
+        raise FolderError(f"There must be {images}/train or {images}/val. Received: neither")
+    found.bad += walk.bad
+    stored = {mask.name for _, there in files.values() for mask in there}
+    by_ids = any(name.endswith(_CITY_IDS) for name in stored)
+    ending = _CITY_IDS if by_ids else _CITY_TRAIN_IDS
+    for part, (pictures, there) in files.items():
+        of_mask = {_stem(mask, masks, ending): mask for mask in there}
+        of_image = {_stem(image, images, _CITY_IMAGE): image for image in pictures}
+        for of_file in (of_image, of_mask):
+            of_file.pop(None, None)
+        for name, image in of_image.items():
+            if name not in of_mask:
+                expected = shown(masks / f"{name}{ending}", folder)
+                layout.problems.append((image, f"has no mask {expected}"))
+        for name, mask in of_mask.items():
+            if name not in of_image:
+                layout.problems.append((mask, "is a mask without an image"))
+        pairs = [(image, of_mask[name]) for name, image in of_image.items() if name in of_mask]
+        if part == "train":
+            layout.train = pairs
+        else:
+            layout.validation = pairs
+            layout.validation_folders = (images / part, masks / part)
+    numbers = [IGNORED] * 34
+    for number, stored_id in enumerate(_CITY_CLASSES):
+        numbers[stored_id] = number
+    layout.encoding = MaskEncoding(len(_CITY_CLASSES), numbers=tuple(numbers) if by_ids else ())
+    unused = [path for path in _folders(images) if path.name not in files]
+    layout.notes += [f"{shown(path, folder)}/ is not looked at." for path in unused]
+    return layout
+
+
+def _stem(path, folder, ending):
+    """A file's path below a folder without the ending, or None where it has another one."""
+    if not path.name.endswith(ending):
+        return None
+    return path.relative_to(folder).as_posix().removesuffix(ending)
+
+
 def _pairs_of_folders(found):
     folder = found.folder
     folders, files = found.entries(folder)
@@ -199,8 +270,8 @@ def _pairs_of_folders(found):
         if "training" not in where or None in where["training"]:
             there = ", ".join(f"{printable(path.name)}/" for path in folders) or "no folder"
             raise FolderError(
-                "There must be images/ and masks/, or train/ and val/ with these inside, or ADE20K "
-                f"or PASCAL VOC as downloaded. Received: {folder} with {there}"
+                "There must be images/ and masks/, or train/ and val/ with these inside, or "
+                f"ADE20K, PASCAL VOC or Cityscapes as downloaded. Received: {folder} with {there}"
             )
     for kind, (one, other) in where.items():
         if one is None or other is None:
@@ -215,7 +286,7 @@ def _pairs_of_folders(found):
         if kind == "training":
             layout.train = pairs
         else:
-            layout.validation = pairs
+            layout.validation, layout.validation_folders = pairs, (one, other)
     if files:
         layout.notes.append(f"{count(len(files), 'image')} left out: outside of the folders.")
     layout.notes += [f"{printable(name)}/ is not looked at." for name in found.not_used]

@@ -108,7 +108,7 @@ def scan_segmentation(
     if part is not None:
         validation = train if validation is None else validation
         train = []
-        bad = _of_part(bad, validation)
+        bad = _of_part(bad, layout.validation_folders)
     elif validation is not None:
         bad += _on_both_sides(train, validation, layout.folder)
     pixels = {}
@@ -173,10 +173,13 @@ def _examined(pairs, encoding, threads):
     return results
 
 
-def _of_part(problems, pairs):
-    """The problems below the folders that some pairs lie in; all where there is no pair."""
-    folders = {path.parent for pair in pairs for path in pair}
-    return [(path, why) for path, why in problems if not pairs or path.parent in folders]
+def _of_part(problems, folders):
+    """The problems below some folders; all where there is none."""
+    return [
+        (path, why)
+        for path, why in problems
+        if not folders or any(path.is_relative_to(folder) for folder in folders)
+    ]
 
 
 def _on_both_sides(train, validation, folder):

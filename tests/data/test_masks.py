@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_internimage.data import FolderError, MaskEncoding, read_mask, scan_segmentation
-from keras_internimage.data.mask_layout import VOC_CLASSES, mask_layout
+from keras_internimage.data.mask_layout import VOC_CLASSES, holds_masks, mask_layout
 from keras_internimage.data.palette import default_palette, read_classes
 
 pytestmark = pytest.mark.any_backend
@@ -60,12 +60,10 @@ class TestLayouts:
 
     def test_ade20k(self, tmp_path):
         folder = masks.ade20k(tmp_path / "ADEChallengeData2016")
-        rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
-        rows += [f"{i}\t0.1\t1\t1\t1\tclass {i}, other" for i in range(1, 151)]
-        (folder / "objectInfo150.txt").write_text("\n".join(rows))
         found = scan_segmentation(tmp_path)  # the folder that the archive is in
         assert found.reduce_zero_label and len(found.class_names) == 150
-        assert found.class_names[:2] == ("class 1, other", "class 2, other")
+        assert found.class_names[:2] == ("wall", "building")
+        assert found.palette[1] == (180, 120, 120) and found.encoding.palette == ()
         assert len(found.train) == len(found.validation) == 2
         image, mask = found.validation[0]
         assert image.name == "ADE_valid_00000050.jpg"
@@ -94,9 +92,74 @@ class TestLayouts:
         shutil.copytree(tmp_path / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit/VOC2007")
         assert "must be one of VOC2007 and VOC2012" in refusal(tmp_path)
 
+    @pytest.mark.parametrize("train_ids", [False, True])
+    def test_cityscapes(self, tmp_path, train_ids):
+        masks.cityscapes(tmp_path, 2, 3, train_ids)
+        (tmp_path / "leftImg8bit/test/berlin").mkdir(parents=True)
+        (tmp_path / "leftImg8bit/train_extra").mkdir()
+        assert holds_masks(tmp_path)
+        found = scan_segmentation(tmp_path)
+        assert found.class_names[::18] == ("road", "bicycle") and len(found.class_names) == 19
+        assert found.palette[0] == (128, 64, 128)
+        assert [name.split("_")[0] for name in names(found.train)] == ["bochum", "ulm"]
+        assert [name.split("_")[0] for name in names(found.validation)] == ["bochum"] * 2 + ["ulm"]
+        for (image, mask), index in zip(found.train, (0, 1), strict=True):
+            assert image.parent.name == mask.parent.name == ("bochum", "ulm")[index]
+            expected = masks.pair(index)[1].astype(int)
+            expected[expected == 1] = 18
+            np.testing.assert_array_equal(read_mask(mask, found.encoding), expected)
+        assert found.notes[:2] == tuple(
+            f"leftImg8bit/{name}/ is not looked at." for name in ("test", "train_extra")
+        )
+        with pytest.raises(FolderError, match="reduce_zero_label must be left out"):
+            scan_segmentation(tmp_path, reduce_zero_label=True)
+
+    def test_ids_of_cityscapes(self, tmp_path):
+        """As its toolkit has them: id and train id of each label, 255 for those left out."""
+        encoding = mask_layout(masks.cityscapes(tmp_path, 1, 0)).encoding
+        known = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10}
+        known |= {24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
+        ids = np.arange(35, dtype="uint8")
+        ids[34] = 255
+        Image.fromarray(ids[None]).save(tmp_path / "ids.png")
+        found = read_mask(tmp_path / "ids.png", encoding)[0]
+        assert found.tolist() == [known.get(number, 255) for number in range(34)] + [255]
+        ids[34] = 34
+        Image.fromarray(ids[None]).save(tmp_path / "ids.png")
+        with pytest.raises(ValueError, match="the value 34, where classes are 0 to 33"):
+            read_mask(tmp_path / "ids.png", encoding)
+
+    def test_cityscapes_in_part(self, tmp_path):
+        folder = masks.cityscapes(tmp_path, 2, 2)
+        (folder / "gtFine/train/bochum/bochum_000000_000019_gtFine_labelIds.png").unlink()
+        (folder / "gtFine/val/ulm/ulm_000051_000019_gtFine_labelIds.png").unlink()
+        shutil.copy(
+            folder / "gtFine/val/bochum/bochum_000050_000019_gtFine_labelIds.png",
+            folder / "gtFine/val/bochum/bochum_000052_000019_gtFine_labelIds.png",
+        )
+        message = refusal(folder)
+        for expected in [
+            "bochum_000000_000019_leftImg8bit.png: has no mask gtFine/train/bochum/bochum_000000",
+            "ulm_000051_000019_leftImg8bit.png: has no mask gtFine/val/ulm/ulm_000051",
+            "bochum_000052_000019_gtFine_labelIds.png: is a mask without an image",
+        ]:
+            assert expected in message
+        # What is amiss in the other part is nobody's business when evaluating.
+        held_out = scan_segmentation(folder, part="validation", skip_bad=True)
+        assert len(held_out.validation) == 1
+        assert sorted(path.name[:13] for path, _ in held_out.bad) == [
+            "bochum_000052",
+            "ulm_000051_00",
+        ]
+        shutil.rmtree(folder / "gtFine/train")
+        shutil.rmtree(folder / "leftImg8bit/train")
+        alone = scan_segmentation(folder, part="validation", skip_bad=True)
+        assert alone.validation == held_out.validation
+
     @pytest.mark.parametrize(
         ("folders", "message"),
         [
+            (["leftImg8bit/test", "gtFine/test"], "/train or .*/val. Received: neither"),
             ([], "must be images/ and masks/, or train/ .* with no folder"),
             (["images"], "must be images/ and masks/.* with images/"),
             (["train/images", "val/images"], "must be images/ and masks/"),

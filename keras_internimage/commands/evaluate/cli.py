@@ -16,7 +16,7 @@ TASKS = ("classification", "segmentation")
 _EPILOG = """\
 FOLDER for classification: one folder of images for each class, train/ and val/ with these (val/ is
 used), or a flat folder with a file of labels. For segmentation: images/ and masks/, with train/ and
-val/ inside or without (val/ is used), or ADE20K or PASCAL VOC as downloaded.
+val/ inside or without (val/ is used), or ADE20K, PASCAL VOC or Cityscapes as downloaded.
 """
 
 

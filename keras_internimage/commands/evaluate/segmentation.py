@@ -74,7 +74,7 @@ def evaluate(options, place, say):
     counts, failed = confusion(segmenter, images)
     scores = segmentation_scores(counts)
     names = images.class_names
-    if labels is not None and (layout.class_names is None or layout.kind == "ade20k"):
+    if labels is not None and layout.class_names is None:
         names = labels.names
     published = getattr(place, "miou_multiscale" if options.multi_scale else "miou", None)
     results = {
@@ -127,8 +127,6 @@ def check_classes(layout, classes, names, say):
             f"There must be as many classes as the model has, {classes}. "
             f"Received: {layout.folder} with {len(there)}"
         )
-    if layout.kind == "ade20k":  # its numbers are always the same; files name several synonyms
-        return
     if names is not None and tuple(names) != tuple(there):
         if set(names) == set(there):
             raise FolderError(
