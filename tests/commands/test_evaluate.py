@@ -1,5 +1,7 @@
 """`internimage-evaluate`: its numbers, what it reads labels from, and what it refuses first."""
 
+import dataclasses
+import functools
 import json
 import shutil
 
@@ -8,16 +10,21 @@ import masks
 import numpy as np
 import photographs
 import pytest
+from checkpoints.conftest import save_pth
+from checkpoints.test_upernet import SIZES, TINY_VARIANT, values
 from PIL import Image
-from small_models import SMALL
+from small_models import SMALL, upernet, with_offsets
 
 import keras_internimage
 from keras_internimage import predictor, preprocessing
+from keras_internimage.checkpoints import published
+from keras_internimage.checkpoints.names.upernet import TABLE
 from keras_internimage.commands.evaluate import cli, segmentation
 from keras_internimage.data import folders
 from keras_internimage.data import masks as scanning
 from keras_internimage.data.imagenet_ids import classes_of_ids
-from keras_internimage.segmenter import load_segmenter
+from keras_internimage.models import VARIANTS
+from keras_internimage.segmenter import Resizing, Segmenter, load_segmenter, loading
 
 WORDNET = [f"n{number:08}" for number in range(1000)]
 
@@ -217,6 +224,49 @@ class TestSegmentation:
         found, _, _ = results(capsys, tmp_path, name, data, "--multi-scale")
         assert found["published"]["miou"] == pytest.approx(0.481)
         assert len(shapes) == 13 and shapes[-1] == (1, 896, 1216, 3)
+
+    @pytest.mark.any_backend
+    @pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
+    def test_a_published_file(self, tmp_path, capsys, monkeypatch, data):
+        """In the official container, of a tiny model: the published number beside its own."""
+        model = with_offsets(upernet(SIZES, (None, None, 3), classes=150, auxiliary=True))
+        state = {}
+        for name, value in values(model).items():
+            key = name if TABLE.is_head(name) else f"backbone.{name}"
+            state[key] = np.asarray(value, "float16")
+        for variable in model.weights:
+            variable.assign(np.asarray(keras.ops.convert_to_numpy(variable), "float16"))
+        (row,) = (x for x in published.PUBLISHED if (x.variant, x.data) == ("T", data))
+        row = dataclasses.replace(row, bytes=None, resolution=64)
+        (tmp_path / "home/models").mkdir(parents=True)
+        file = tmp_path / "home/models" / row.file
+        save_pth(file, state, "state_dict", "float16", meta={"epoch": 1})
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+        monkeypatch.setattr(published, "PUBLISHED", (row,))
+        monkeypatch.setitem(VARIANTS, "T", TINY_VARIANT)
+        small = functools.partial(keras_internimage.models.UperNetT, channels=8)
+        monkeypatch.setattr(keras_internimage.models, "UperNetT", small)
+        if data == "ade20k":
+            folder = masks.ade20k(tmp_path / "ADEChallengeData2016", 0, 2)
+        else:
+            folder = masks.cityscapes(tmp_path / "cityscapes", 0, 2)
+            monkeypatch.setattr(loading, "_CITYSCAPES", Resizing(64))
+        found, printed, _ = results(capsys, tmp_path, row.name, folder)
+        assert found["published"] == {"miou": row.miou / 100, "data": data}
+        assert f"published: {row.miou:.2f}% ({data})" in printed
+        # Its own, of the numbers that the file holds.
+        classes = found["classes"]
+        assert classes == (150 if data == "ade20k" else 19)
+        assert [row["label"] for row in found["per_class"]][:1] == [
+            "wall" if data == "ade20k" else "road"
+        ]
+        own = Segmenter(model, range(classes), resizing=Resizing(64, multiple=32))
+        images = scanning.scan_segmentation(folder, part="validation")
+        counts, _ = segmentation.confusion(own, images)
+        assert len(np.flatnonzero(counts.sum(0))) > 1
+        expected = segmentation.segmentation_scores(counts)
+        assert found["miou"] == pytest.approx(expected.mean_iou, abs=1e-3)
+        assert found["aacc"] == pytest.approx(expected.pixel_accuracy, abs=1e-3)
 
     @pytest.mark.any_backend
     def test_bad_files_and_zero_that_is_ignored(self, segmenter, tmp_path, capsys):
