@@ -11,26 +11,37 @@ from keras_internimage.progress import Progress
 SHOWN = 10
 
 
-def unreadable(files, folder, threads):
-    """`(path, reason)` of the files that are no whole images."""
+def examined(title, examine, items, threads=None):
+    """`[examine(item) for item in items]`, by threads, with a progress bar of that title.
+
+    `threads` is their number, None for one for each processor.
+    """
     from PIL import Image
 
-    threads = threads or os.cpu_count() or 1
     with (
         warnings.catch_warnings(),
-        concurrent.futures.ThreadPoolExecutor(threads) as pool,
-        Progress("Reading every image once", len(files)) as progress,
+        concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
+        Progress(title, len(items)) as progress,
     ):
-        # Sizes are judged below; what Pillow warns of else is not the user's to change.
+        # Sizes are judged by name; what Pillow warns of else is not the user's to change.
         warnings.simplefilter("ignore")
         Image.init()
-        bad = []
-        for file, reason in zip(files, pool.map(why_bad, files, chunksize=1), strict=True):
+        results = []
+        for result in pool.map(examine, items):
             progress.advance()
-            if reason is None and shown(file, folder) != str(file.relative_to(folder)):
-                reason = "the name of its folder is no UTF-8"
-            if reason is not None:
-                bad.append((file, reason))
+            results.append(result)
+    return results
+
+
+def unreadable(files, folder, threads):
+    """`(path, reason)` of the files that are no whole images."""
+    bad = []
+    reasons = examined("Reading every image once", why_bad, files, threads)
+    for file, reason in zip(files, reasons, strict=True):
+        if reason is None and shown(file, folder) != str(file.relative_to(folder)):
+            reason = "the name of its folder is no UTF-8"
+        if reason is not None:
+            bad.append((file, reason))
     return bad
 
 
@@ -107,13 +118,20 @@ def count(number, noun):
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def refusal(folder, problems):
-    """Lines of a message that refuses a folder for all of its problems."""
+def refusal(folder, problems, skippable=0, what=""):
+    """A message that refuses a folder for all of its problems.
+
+    With `skip_bad`, as many as `skippable` of them would be left out, which are called `what`.
+    """
     lines = [f"The folder must be fit to be trained on. Received: {folder} with"]
     lines += [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more ({len(problems)} in all)")
-    return lines
+    if skippable:
+        others = len(problems) - skippable
+        only = f" Not the other {count(others, 'problem')}." if others else ""
+        lines.append(f"--skip-bad leaves out {what}.{only}")
+    return "\n".join(lines)
 
 
 def check_share(name, value):

@@ -196,17 +196,12 @@ def _number_of_classes(train, folder):
 
 
 def _message(folder, problems, bad, empty):
-    lines = refusal(folder, problems)
-    if bad or empty:
-        what = []
-        if bad:
-            what.append(f"{'the file' if bad == 1 else f'the {bad} files'} that cannot be read")
-        if empty:
-            what.append("the empty class" if empty == 1 else f"the {empty} empty classes")
-        others = len(problems) - bad - empty
-        only = f" Not the other {count(others, 'problem')}." if others else ""
-        lines.append(f"--skip-bad leaves out {' and '.join(what)}.{only}")
-    return "\n".join(lines)
+    what = []
+    if bad:
+        what.append(f"{'the file' if bad == 1 else f'the {bad} files'} that cannot be read")
+    if empty:
+        what.append("the empty class" if empty == 1 else f"the {empty} empty classes")
+    return refusal(folder, problems, bad + empty, " and ".join(what))
 
 
 def _split(classes, share, seed):

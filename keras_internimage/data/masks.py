@@ -1,20 +1,17 @@
 """A folder of images and masks: what is in it, and what is wrong with it, before training."""
 
-import concurrent.futures
 import dataclasses
 import os
 import pathlib
-import warnings
 
 import numpy as np
 
 from keras_internimage.data import duplicates
-from keras_internimage.data.check import check_share, count, refusal, shown
+from keras_internimage.data.check import check_share, count, examined, refusal, shown
 from keras_internimage.data.layout import FolderError
 from keras_internimage.data.mask_files import IGNORED, MaskEncoding, examine
 from keras_internimage.data.mask_layout import MaskLayout, Pair, mask_layout
 from keras_internimage.data.palette import Colour, default_palette
-from keras_internimage.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +111,12 @@ def scan_segmentation(
     pixels = {}
     known = {path for path, _ in bad}
     pairs = [pair for pair in dict.fromkeys([*train, *(validation or [])]) if pair[0] not in known]
-    found = _examined(pairs, encoding, threads)
+    found = examined(
+        "Reading every image and mask once",
+        lambda pair: examine(pair[0], pair[1], encoding),
+        pairs,
+        threads,
+    )
     for pair, (problem, counts) in zip(pairs, found, strict=True):
         if problem is None:
             pixels[pair] = counts
@@ -131,7 +133,8 @@ def scan_segmentation(
         problems.append("there is no image with a mask")
     if problems:
         skippable = 0 if skip_bad else len(bad)
-        raise FolderError("\n".join(_message(layout.folder, problems, skippable)))
+        what = "this pair" if skippable == 1 else f"these {skippable}"
+        raise FolderError(refusal(layout.folder, problems, skippable, what))
     if validation is None:
         train, validation = _split(train, validation_split, seed)
     for side, what in ((train, "to train on"), (validation, "for validation")):
@@ -153,24 +156,6 @@ def scan_segmentation(
         bad=tuple(bad) if skip_bad else (),
         notes=tuple(_notes(layout, train, bad if skip_bad else [], pixels, total, names)),
     )
-
-
-def _examined(pairs, encoding, threads):
-    from PIL import Image
-
-    with (
-        warnings.catch_warnings(),
-        concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
-        Progress("Reading every image and mask once", len(pairs)) as progress,
-    ):
-        # Sizes are judged by name; what Pillow warns of else is not the user's to change.
-        warnings.simplefilter("ignore")
-        Image.init()
-        results = []
-        for result in pool.map(lambda pair: examine(*pair, encoding), pairs):
-            progress.advance()
-            results.append(result)
-    return results
 
 
 def _of_part(problems, folders):
@@ -226,16 +211,6 @@ def _classes_seen(total, names, encoding, for_training):
             "classes.txt the lines `background 0 0 0` and `name 255 255 255`"
         )
     return [problem]
-
-
-def _message(folder, problems, bad):
-    lines = refusal(folder, problems)
-    if bad:
-        others = len(problems) - bad
-        only = f" Not the other {count(others, 'problem')}." if others else ""
-        what = "this pair" if bad == 1 else f"these {bad}"
-        lines.append(f"--skip-bad leaves {what} out.{only}")
-    return lines
 
 
 def _shown(path, folder):

@@ -215,7 +215,7 @@ class TestProblems:
         first, *lines, last = refusal(folder).splitlines()
         assert first == f"The folder must be fit to be trained on. Received: {folder} with"
         assert {line.strip() for line in lines} == expected
-        assert last == "--skip-bad leaves these 9 out."
+        assert last == "--skip-bad leaves out these 9."
         found = scan_segmentation(folder, skip_bad=True)
         assert sorted(names(found.train + found.validation)) == ["008", "009", "010", "011"]
         assert {f"{path.relative_to(folder)}: {reason}" for path, reason in found.bad} == expected
