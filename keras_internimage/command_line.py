@@ -20,6 +20,30 @@ def parser(program: str, description: str, **options) -> argparse.ArgumentParser
     return made
 
 
+def add_model(made: argparse.ArgumentParser) -> None:
+    """Adds the argument MODEL: a finished model, as `predictor.locate` finds it."""
+    made.add_argument(
+        "model",
+        metavar="MODEL",
+        help="folder of internimage-train, .keras file, or the name of a published checkpoint "
+        "(internimage-convert list)",
+    )
+
+
+def check_positive(options: argparse.Namespace, *names: str) -> None:
+    """Raises ValueError where one of these options is given and less than 1."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be at least 1. Received: --{option} {value}")
+
+
+def remark(program: str) -> Callable[[str], None]:
+    """A function that prints a remark of a command on standard error."""
+    return lambda text: print(f"{program}: {text}", file=sys.stderr)
+
+
 def exit_code(
     program: str, command: Callable[[argparse.Namespace], int], options: argparse.Namespace
 ) -> int:

@@ -17,11 +17,7 @@ def parser() -> argparse.ArgumentParser:
     from keras_internimage.exports.formats import FORMATS
 
     made = command_line.parser(PROGRAM, "A Keras model as a file for other programs.")
-    made.add_argument(
-        "model",
-        metavar="MODEL",
-        help="folder of internimage-train, .keras file, or the name of a published checkpoint",
-    )
+    command_line.add_model(made)
     made.add_argument(
         "out",
         metavar="OUT",
@@ -118,7 +114,8 @@ def _export(arguments):
         segments, labels = True, loading.read_labels(arguments.labels)
     beside = loading.known_classes if segments else predictor.labels_beside
     if task or beside(place) is not None:
-        made = (loading if segments else predictor).assemble(place, labels, None, _say, model=model)
+        kind, say = loading if segments else predictor, command_line.remark(PROGRAM)
+        made = kind.assemble(place, labels, None, say, model=model)
         made.export(arguments.out, **options)
         return 0
     # It need be neither a classifier nor a segmentation model.
@@ -126,10 +123,6 @@ def _export(arguments):
         options["labels"] = labels.names if segments else labels.classes
     exporting.export(model, arguments.out, **options)
     return 0
-
-
-def _say(remark):
-    print(f"{PROGRAM}: {remark}", file=sys.stderr)
 
 
 if __name__ == "__main__":

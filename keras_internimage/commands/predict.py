@@ -21,12 +21,7 @@ SUFFIXES = {"text": ".txt", "csv": ".csv", "json": ".json"}
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     made = command_line.parser(PROGRAM, "Names what is on images, by a finished model.")
-    made.add_argument(
-        "model",
-        metavar="MODEL",
-        help="folder of internimage-train, .keras file, or the name of a published checkpoint "
-        "(internimage-convert list)",
-    )
+    command_line.add_model(made)
     made.add_argument(
         "images",
         metavar="IMAGE",
@@ -62,11 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _predict(arguments):
-    for name in ("top", "batch_size", "resolution"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} must be at least 1. Received: --{option} {value}")
+    command_line.check_positive(arguments, "top", "batch_size", "resolution")
     format, output = _output(arguments)
     if arguments.images.count(STDIN) > 1:
         raise ValueError("Standard input holds one image. Received: - more than once")
@@ -80,7 +71,7 @@ def _predict(arguments):
     found, bad = _images(arguments.images)
     if not found and not bad:
         raise ValueError(f"There must be images. Received: {', '.join(arguments.images)} with none")
-    made = predictor.assemble(place, labels, arguments.resolution, _say)
+    made = predictor.assemble(place, labels, arguments.resolution, command_line.remark(PROGRAM))
     from keras_internimage.progress import Progress
 
     results = []
@@ -99,10 +90,6 @@ def _predict(arguments):
     for file, reason in bad:
         print(f"{PROGRAM}: {_shown(file)}: {reason}", file=sys.stderr)
     return 1 if bad else 0
-
-
-def _say(remark):
-    print(f"{PROGRAM}: {remark}", file=sys.stderr)
 
 
 def _output(arguments):

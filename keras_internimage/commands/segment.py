@@ -100,7 +100,7 @@ def _segment(arguments):
         place,
         labels,
         arguments.shorter_side and Resizing(arguments.shorter_side, multiple=32),
-        _say,
+        command_line.remark(PROGRAM),
         crop=arguments.crop,
         stride=arguments.stride,
         scales=SCALES if arguments.multi_scale else (1.0,),
@@ -126,21 +126,13 @@ def _segment(arguments):
 
 
 def _check(arguments):
-    for name in ("shorter_side", "crop", "stride", "batch_size"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} must be at least 1. Received: --{option} {value}")
+    command_line.check_positive(arguments, "shorter_side", "crop", "stride", "batch_size")
     crop, stride = arguments.crop, arguments.stride
     if stride is not None and (crop is None or stride > crop):
         raise ValueError(
             "--stride needs --crop, and must be at most that. "
             f"Received: --stride {stride}" + ("" if crop is None else f" --crop {crop}")
         )
-
-
-def _say(remark):
-    print(f"{PROGRAM}: {remark}", file=sys.stderr)
 
 
 def _shown(file):

@@ -25,12 +25,7 @@ def parser() -> argparse.ArgumentParser:
     made = command_line.parser(
         PROGRAM, "Measures how well a finished model does on labelled images.", epilog=_EPILOG
     )
-    made.add_argument(
-        "model",
-        metavar="MODEL",
-        help="folder of internimage-train, .keras file, or the name of a published checkpoint "
-        "(internimage-convert list)",
-    )
+    command_line.add_model(made)
     made.add_argument("folder", metavar="FOLDER", help="images by class, or images and masks")
     made.add_argument("--task", choices=TASKS, help="default: by what FOLDER holds")
     made.add_argument(
@@ -70,11 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(options):
-    for name in ("batch_size", "resolution"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} must be at least 1. Received: --{option} {value}")
+    command_line.check_positive(options, "batch_size", "resolution")
     if options.json is not None:
         if not pathlib.Path(options.json).absolute().parent.is_dir():
             raise ValueError(f"The folder of --json must exist. Received: --json {options.json}")
@@ -102,7 +93,7 @@ def _evaluate(options):
             f"Received: --multi-scale for {options.folder}, without masks"
         )
     kind = segmentation if task == "segmentation" else classification
-    results, failed = kind.evaluate(options, place, _say)
+    results, failed = kind.evaluate(options, place, command_line.remark(PROGRAM))
     name = str(place) if isinstance(place, pathlib.Path) else place.name
     rows = [("model", name, ""), ("data", str(options.folder), ""), *kind.lines(results)]
     print("\n".join(command_line.columns(rows)))
@@ -111,10 +102,6 @@ def _evaluate(options):
     for path, reason in failed:
         print(f"{PROGRAM}: {_shown(path)}: {reason}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _say(remark):
-    print(f"{PROGRAM}: {remark}", file=sys.stderr)
 
 
 def _shown(path):
