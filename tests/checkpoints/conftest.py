@@ -11,6 +11,11 @@ import keras_internimage
 from keras_internimage.checkpoints.names.classifier import TABLE
 
 TINY = ("tiny_prenorm", "tiny_postnorm", "tiny_h", "tiny_g", "tiny_remove_center")
+NAME = "tiny_remove_center"
+ON_EVERY_BACKEND = [
+    name if name in (NAME, "tiny_h") else pytest.param(name, marks=pytest.mark.any_backend)
+    for name in TINY
+]
 
 
 def to_torch(array, dtype="float32"):
@@ -129,3 +134,9 @@ def weights():
         return dict(made[name])
 
     return get
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model to load into; tests must not rely on its weights."""
+    return build(NAME)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import photographs
 import pytest
+from batches import check_function_of_seed_epoch_and_index
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -45,18 +46,7 @@ def invert(images, labels, seed):
 class TestTraining:
     @pytest.mark.any_backend
     def test_is_a_function_of_seed_epoch_and_index(self, make):
-        one, other = make(), make(threads=3)
-        seen = {}
-        for epoch in (0, 1):
-            one.epoch = epoch
-            for index in range(len(one)):
-                seen[epoch, index] = one[index]
-        for epoch, index in [(1, 1), (0, 0), (1, 0), (0, 1)]:  # as after an interruption
-            other.epoch = epoch
-            for a, b in zip(seen[epoch, index], other[index], strict=True):
-                np.testing.assert_array_equal(a, b)
-        assert not np.array_equal(seen[0, 0][0], seen[1, 0][0])
-        assert not np.array_equal(make(seed=8)[0][0], seen[0, 0][0])
+        check_function_of_seed_epoch_and_index(make)
 
     @pytest.mark.any_backend
     def test_every_image_once_and_the_last_batch_filled(self, make, images):

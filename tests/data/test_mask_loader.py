@@ -3,6 +3,7 @@
 import masks
 import numpy as np
 import pytest
+from batches import check_function_of_seed_epoch_and_index
 from PIL import Image
 
 from keras_internimage.data import SegmentationFiles, scan_segmentation
@@ -39,18 +40,7 @@ def make(images):
 
 class TestTraining:
     def test_is_a_function_of_seed_epoch_and_index(self, make):
-        one, other = make(), make(threads=3)
-        seen = {}
-        for epoch in (0, 1):
-            one.epoch = epoch
-            for index in range(len(one)):
-                seen[epoch, index] = one[index]
-        for epoch, index in [(1, 1), (0, 0), (1, 0), (0, 1)]:  # as after an interruption
-            other.epoch = epoch
-            for a, b in zip(seen[epoch, index], other[index], strict=True):
-                np.testing.assert_array_equal(a, b)
-        assert not np.array_equal(seen[0, 0][0], seen[1, 0][0])
-        assert not np.array_equal(make(seed=8)[0][0], seen[0, 0][0])
+        check_function_of_seed_epoch_and_index(make)
 
     def test_shapes_and_masks_that_belong_to_the_images(self, make):
         """Without a change of colours, a mask can be told from its image."""
