@@ -1,6 +1,8 @@
 """`export(include_argmax=True)`: label maps instead of logits, in every format."""
 
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -156,17 +158,24 @@ def test_other_models_are_refused(tmp_path):
 
 
 @by_torch
-def test_the_command_with_a_trained_model(tmp_path, capsys):
-    """Labels and preprocessing come from beside the model, as for a classifier."""
-    import torch
+def test_the_command_with_a_trained_model(tmp_path):
+    """Labels and preprocessing come from beside the model, as for a classifier.
 
-    from keras_internimage.commands import export as command
+    In a process of its own, which has no TensorFlow.
+    """
+    import torch
 
     quarter().save(tmp_path / "model.keras")
     names = list("abcde")
     (tmp_path / "labels.json").write_text(json.dumps({"classes": names, "resolution": 32}))
     out = tmp_path / "labels.pt2"
-    assert command.main([str(tmp_path), str(out), "--argmax"]) == 0, capsys.readouterr().err
+    result = subprocess.run(
+        [sys.executable, "-m", "keras_internimage.commands.export", tmp_path, out, "--argmax"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
     extra = {"labels.txt": ""}
     torch.export.load(out, extra_files=extra)
     assert extra["labels.txt"].split("\n") == names
