@@ -53,7 +53,9 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
 
     def cast(layer):
         config = layer.get_config()
-        if not isinstance(layer, keras.layers.InputLayer):
+        if not isinstance(layer, keras.layers.Layer):
+            pass  # an operation of `keras.ops`: it computes in the type of what it gets
+        elif not isinstance(layer, keras.layers.InputLayer):
             config["dtype"] = dtype
         elif config["dtype"] in OTHER_FLOATS:
             config["dtype"] = "float32"
