@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Sequence
 
 FILE = "classes.txt"
 # A line of this name gives the colour of pixels that belong to no class.
@@ -84,3 +85,14 @@ def read_classes(
             f"Received: {len(names)}"
         )
     return tuple(names), tuple(palette), tuple(ignored)
+
+
+def write_classes(path: pathlib.Path, names: Sequence[str], palette: Sequence[Colour]) -> None:
+    """Writes a `classes.txt`: `name R G B` lines, which `read_classes` reads.
+
+    Without colours where a class is called as pixels of no class are.
+    """
+    lines = [f"{name} {' '.join(map(str, c))}" for name, c in zip(names, palette, strict=True)]
+    if any(name.lower() == IGNORED for name in names):
+        lines = list(names)
+    path.write_text("\n".join(lines) + "\n", "utf-8")

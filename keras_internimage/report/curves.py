@@ -1,4 +1,4 @@
-"""Loss, accuracy and learning rate over the epochs."""
+"""Loss, accuracy or mIoU, and learning rate over the epochs."""
 
 import numpy as np
 
@@ -7,6 +7,7 @@ from keras_internimage.report import metrics, style
 PANELS = {  # of the history's keys: (training, validation)
     "Loss": ("loss", "val_loss"),
     "Accuracy": ("accuracy", "val_accuracy"),
+    "mIoU": ("logits_mean_iou", "val_logits_mean_iou"),
     "Learning rate": ("learning_rate", None),
 }
 PANEL_SIZE = (4.3, 3.0)  # inches

@@ -6,14 +6,14 @@ from keras_internimage.report import metrics
 from keras_internimage.report.curves import PANELS, values_of
 from keras_internimage.report.text import clean, count, percent
 
-_RISING = {"Loss": False, "Accuracy": True}  # what is better: more or less
+_RISING = {"Loss": False, "Accuracy": True, "mIoU": True}  # what is better: more or less
 
 
 def curve(history, title):
     """One panel of `curves`: where its lines begin, are best, and end."""
     if title == "Learning rate":
         return f"{title} over the epochs: {_rate(values_of(history, PANELS[title][0]))}."
-    word = title.lower()
+    word = title[0].lower() + title[1:]
     training, validation = (values_of(history, key) for key in PANELS[title])
     lines = [
         _course(f"{kind} {word}", values, _RISING[title])
@@ -23,14 +23,14 @@ def curve(history, title):
     return f"{title} over the epochs: {'; '.join(lines)}."
 
 
-def confusion(counts, names):
+def confusion(counts, names, unit="image"):
     """The confusion matrix: how much of it is right, and what is confused most."""
     right, total = int(np.trace(counts)), int(counts.sum())
     text = f"Confusion matrix of {count(len(counts), 'class', 'classes')}: "
-    text += f"{right:,} of {count(total, 'image')} on its diagonal, classified correctly."
+    text += f"{right:,} of {count(total, unit)} on its diagonal, classified correctly."
     for true, predicted, images in metrics.confused_pairs(counts, 1):
         true, predicted = clean(names[true]), clean(names[predicted])
-        text += f" Most often, {true} is taken for {predicted}: {count(images, 'image')}."
+        text += f" Most often, {true} is taken for {predicted}: {count(images, unit)}."
     return text
 
 

@@ -102,13 +102,7 @@ def draw(gallery, names, theme, lettering):
     width = 2 * margin + columns * cell + (columns - 1) * gap
     height = top + rows * (cell + words) + max(rows - 1, 0) * gap * 0.5 + bottom
     made = style.figure(width, height, theme)
-    inches = {"va": "baseline", "ha": "left"}
-
-    def say(x, y, text, size, colour, weight="normal", room=cell):
-        text = lettering.fitted(lettering.drawable(text), size, room * 72, weight)
-        place = (x / width, 1 - y / height)
-        made.text(*place, text, fontsize=size, color=colour, fontweight=weight, **inches)
-
+    say = writer(made, lettering, cell)
     say(margin, 0.45, heading, 12, theme.ink, "bold", width - 2 * margin)
     if rows:
         caption = "The predicted class and its probability, then the true class. "
@@ -118,8 +112,7 @@ def draw(gallery, names, theme, lettering):
         row, column = divmod(i, columns)
         x = margin + column * (cell + gap)
         y = top + row * (cell + words + gap * 0.5)
-        axes = made.add_axes([x / width, 1 - (y + cell) / height, cell / width, cell / height])
-        _show(axes, mistake.image, theme)
+        show(made, x, y, cell, mistake.image, theme)
         y += cell + 0.2
         number = percent(mistake.probability)
         # Two texts: a name written from right to left would turn the number's order, too.
@@ -131,6 +124,19 @@ def draw(gallery, names, theme, lettering):
     if note:
         say(margin, height - 0.2, note, 8.5, theme.muted, room=width - 2 * margin)
     return made
+
+
+def writer(made, lettering, room):
+    """A function that writes text into a figure: inches from the left and the top, and so on."""
+    width, height = made.get_size_inches()
+    inches = {"va": "baseline", "ha": "left"}
+
+    def say(x, y, text, size, colour, weight="normal", room=room):
+        text = lettering.fitted(lettering.drawable(text), size, room * 72, weight)
+        place = (x / width, 1 - y / height)
+        made.text(*place, text, fontsize=size, color=colour, fontweight=weight, **inches)
+
+    return say
 
 
 def _thumbnail(image):
@@ -145,8 +151,10 @@ def _thumbnail(image):
     return np.asarray(image)
 
 
-def _show(axes, image, theme):
-    """The image in the middle of square axes."""
+def show(made, x, y, cell, image, theme):
+    """The image in the middle of a square of `cell` inches, from the left and the top."""
+    width, height = made.get_size_inches()
+    axes = made.add_axes([x / width, 1 - (y + cell) / height, cell / width, cell / height])
     high, wide = image.shape[:2]
     x, y = (1 - wide / max(wide, high)) / 2, (1 - high / max(wide, high)) / 2
     axes.imshow(image, extent=(x, 1 - x, y, 1 - y), interpolation="antialiased")

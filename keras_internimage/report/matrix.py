@@ -34,7 +34,7 @@ class Plan:
         return cls(side, label, numbers if numbers >= SMALLEST else 0.0, step)
 
 
-def draw(counts, names, theme, lettering, pairs=None):
+def draw(counts, names, theme, lettering, pairs=None, percent=False):
     """A figure of the matrix: colour is the share of the true class, numbers are images.
 
     Args:
@@ -43,8 +43,10 @@ def draw(counts, names, theme, lettering, pairs=None):
         theme: `style.LIGHT` or `style.DARK`.
         lettering: the `lettering.Lettering` of the names.
         pairs: whether the most confused pairs stand beside the matrix. None: above 30 classes.
+        percent: whether the numbers are the shares, in percent: pixels are too many to be read.
     """
-    plan = Plan.of(counts)
+    numbers = percents(counts) if percent else counts
+    plan = Plan.of(numbers)
     pairs = len(counts) > MANY if pairs is None else pairs
     confused = metrics.confused_pairs(counts, PAIRS) if pairs else []
     shown = names[:: plan.step]
@@ -64,7 +66,7 @@ def draw(counts, names, theme, lettering, pairs=None):
         return made.add_axes([x / width, y / height, w / width, h / height])
 
     axes = place(left, below, plan.side, plan.side)
-    image = _heat_map(axes, counts, plan, theme)
+    image = _heat_map(axes, counts, numbers, plan, theme)
     _name_classes(axes, labels, plan, level, theme)
     inch = 1 / plan.side  # of the matrix, in its own coordinates
     every = "" if plan.step == 1 else f" (every {_ordinal(plan.step)} is named)"
@@ -76,11 +78,16 @@ def draw(counts, names, theme, lettering, pairs=None):
     if confused:
         x = left + plan.side + scale_width
         panel = place(x, below, pairs_width, plan.side)
-        _list_pairs(panel, confused, counts, names, theme, lettering)
+        _list_pairs(panel, confused, counts, names, theme, lettering, percent)
     return made
 
 
-def _heat_map(axes, counts, plan, theme):
+def percents(counts):
+    """Shares of the true class in whole percent."""
+    return np.rint(100 * metrics.shares(counts)).astype(int)
+
+
+def _heat_map(axes, counts, numbers, plan, theme):
     from matplotlib.colors import PowerNorm
 
     share = metrics.shares(counts)
@@ -94,7 +101,7 @@ def _heat_map(axes, counts, plan, theme):
         edges = np.arange(1, len(counts)) - 0.5
         axes.hlines(edges, -0.5, len(counts) - 0.5, color=theme.line, linewidth=0.6)
         axes.vlines(edges, -0.5, len(counts) - 0.5, color=theme.line, linewidth=0.6)
-        for (row, column), count in np.ndenumerate(counts):
+        for (row, column), count in np.ndenumerate(numbers):
             if count:
                 axes.text(
                     column,
@@ -127,7 +134,7 @@ def _scale(axes, image, theme):
     axes.tick_params(colors=theme.muted, labelsize=8, length=0, pad=4)
 
 
-def _list_pairs(axes, confused, counts, names, theme, lettering):
+def _list_pairs(axes, confused, counts, names, theme, lettering, percent):
     """Lines of text with a bar each, top down, in inches."""
     width, height = PAIRS_WIDTH, axes.get_position().height * axes.figure.get_figheight()
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -138,7 +145,8 @@ def _list_pairs(axes, confused, counts, names, theme, lettering):
         axes.text(x, y, text, fontsize=size, color=colour, **options)
 
     say(0.3, 0.1, "Most confused pairs", 11, theme.ink, fontweight="bold", va="top")
-    say(0.3, 0.38, "true class, predicted class, images (share of the true class)", 8, va="top")
+    what = "share of the true class" if percent else "images (share of the true class)"
+    say(0.3, 0.38, f"true class, predicted class, {what}", 8, va="top")
     line = min(0.33, (height - 0.85) / len(confused))
     most = confused[0][2]
     for i, (true, predicted, images) in enumerate(confused):
@@ -148,7 +156,8 @@ def _list_pairs(axes, confused, counts, names, theme, lettering):
         say(1.84, y, "→")
         long = 0.8 * images / most
         axes.barh(y, long, left=3.7, height=0.09, color=theme.wrong)
-        say(3.78 + long, y, f"{images} ({images / counts[true].sum():.0%})", 8)
+        share = f"{images / counts[true].sum():.0%}"
+        say(3.78 + long, y, share if percent else f"{images} ({share})", 8)
 
 
 def _ordinal(number):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+SCORES = ("accuracy", "logits_mean_iou")  # keys of the history: the higher, the better
 UNKNOWN = -1  # the prediction where no score of an image is finite
 
 
@@ -135,19 +136,24 @@ def calibration(labels, scores, bins=15):
 
 
 def best_epoch(history):
-    """`(epoch from 1, key, value)` of the highest validation accuracy.
+    """`(epoch from 1, key, value)` of the highest validation accuracy or mIoU.
 
     Of equally accurate epochs it is the one of the lowest validation loss, then the first. Without
     accuracies, of the lowest validation loss, the highest accuracy, the lowest loss. None where
     there is not one finite value.
     """
-    for key, sign in (("val_accuracy", 1), ("val_loss", -1), ("accuracy", 1), ("loss", -1)):
+    for key, sign in (
+        *((f"val_{name}", 1) for name in SCORES),
+        ("val_loss", -1),
+        *((name, 1) for name in SCORES),
+        ("loss", -1),
+    ):
         values = np.asarray(history.get(key, ()), float)
         if np.isfinite(values).any():
             values_or_worst = np.where(np.isfinite(values), sign * values, -np.inf)
             best = int(np.argmax(values_or_worst))
             losses = np.asarray(history.get("val_loss", ()), float)
-            if key == "val_accuracy" and len(losses) == len(values):
+            if sign > 0 and key.startswith("val_") and len(losses) == len(values):
                 equal = np.flatnonzero(values_or_worst == values_or_worst[best])
                 losses = np.where(np.isfinite(losses), losses, np.inf)
                 best = int(equal[np.argmin(losses[equal])])

@@ -1,7 +1,8 @@
 """The report as one HTML file: nothing is loaded, nothing runs.
 
-Here is what the page says; how it is laid out is in `templates/report.html.jinja`. Every value is
-escaped by Jinja, none is marked as safe.
+Here is what the page says, of a classifier and of any model; `segmentation_page` has what it says
+of segmentation. How it is laid out is in `templates`. Every value is escaped by Jinja, none is
+marked as safe.
 """
 
 import base64
@@ -20,8 +21,10 @@ PICTURE_DPI = 192  # of the page's pictures: two pixels each of a browser's 96 p
 IMBALANCED = 10  # times as many training images: from here on it is said
 MEASURES = {
     "val_accuracy": "validation accuracy",
+    "val_logits_mean_iou": "validation mIoU",
     "val_loss": "validation loss",
     "accuracy": "training accuracy",
+    "logits_mean_iou": "training mIoU",
     "loss": "training loss",
 }
 
@@ -40,29 +43,52 @@ def render(results, drawn_names, gallery, pictures):
     predicted = metrics.predictions(results.scores)
     counts = metrics.confusion(results.labels, predicted, len(names))
     per_class = metrics.per_class(results.labels, predicted, len(names))
-    return _template().render(
-        title=results.title,
-        themes={"light": dataclasses.asdict(style.LIGHT), "dark": dataclasses.asdict(style.DARK)},
+    return of_any_model(
+        "classification",
+        results,
+        drawn_names,
+        counts,
+        pictures,
+        unit="image",
+        matrix_numbers="count images" if matrix.Plan.of(counts).number_size else "",
         tiles=_tiles(results, predicted),
         unknown=_unknown(predicted),
         calibration=_calibration(results.labels, results.scores),
-        curves=[_picture(picture) for picture in pictures["curves"]],
-        matrix=[_picture(picture) for picture in pictures["matrix"]],
-        matrix_numbers=matrix.Plan.of(counts).number_size > 0,
-        heat_map=None if pictures["matrix"] else _heat_map(counts, names),
-        names=names,
-        numbered=any(_numbered(names, drawn_names)),
-        pairs=_pairs(counts, names),
         images=_images_by_class(results.train_counts, per_class.support, names),
         classes=_classes(per_class, names, drawn_names),
         empty=_empty(per_class.support),
         mistakes=[_mistake(mistake, names) for mistake in gallery.mistakes],
         mistakes_heading=gallery.heading(),
         mistakes_note=gallery.note(),
+    )
+
+
+def of_any_model(task, results, drawn_names, counts, pictures, unit, **values):
+    """The page of a task: what the tasks have in common, and `values` of this one.
+
+    Args:
+        task: the template between the confusion matrix and the settings.
+        results, drawn_names, pictures: as for `render`.
+        counts: the confusion matrix.
+        unit: what it counts, "image" or "pixel".
+    """
+    names = results.class_names
+    return _template().render(
+        task=task,
+        title=results.title,
+        themes={"light": dataclasses.asdict(style.LIGHT), "dark": dataclasses.asdict(style.DARK)},
+        curves=[_picture(picture) for picture in pictures["curves"]],
+        matrix=[_picture(picture) for picture in pictures["matrix"]],
+        heat_map=None if pictures["matrix"] else _heat_map(counts, names, unit),
+        names=names,
+        numbered=any(numbered(names, drawn_names)),
+        pairs=_pairs(counts, names),
+        unit=unit,
         provenance=results.provenance.rows() if results.provenance else {},
         settings=results.settings,
         skipped=results.skipped,
         open_rows=OPEN_ROWS,
+        **values,
     )
 
 
@@ -95,16 +121,23 @@ def _tiles(results, predicted):
         f1 = metrics.per_class(labels, predicted, classes).f1
         note = "over the classes, each counted once"
         tiles.append(("Mean F1", number(np.nanmean(f1), 3), "", note))
-    best = metrics.best_epoch(results.history)
-    if best:
-        epoch, key, value = best
-        epochs = max(len(x) for x in results.history.values())
-        value = share(value) if "accuracy" in key else number(value, 4)
-        tiles.append(("Best epoch", str(epoch), f"of {epochs}", f"{MEASURES[key]} {value}"))
-    tiles.append(
-        ("Validation images", f"{total:,}", "", f"in {count(classes, 'class', 'classes')}")
-    )
-    return tiles
+    return tiles + best_epoch(results.history) + validated(total, classes)
+
+
+def best_epoch(history):
+    """The tile of the best epoch, if there is one."""
+    best = metrics.best_epoch(history)
+    if not best:
+        return []
+    epoch, key, value = best
+    epochs = max(len(x) for x in history.values())
+    value = number(value, 4) if "loss" in key else share(value)
+    return [("Best epoch", str(epoch), f"of {epochs}", f"{MEASURES[key]} {value}")]
+
+
+def validated(images, classes):
+    """The tile of the validation images."""
+    return [("Validation images", f"{images:,}", "", f"in {count(classes, 'class', 'classes')}")]
 
 
 def _calibration(labels, scores):
@@ -128,7 +161,7 @@ def _unknown(predicted):
     return count(unknown, VALIDATED) if unknown else ""
 
 
-def _heat_map(counts, names):
+def _heat_map(counts, names, unit):
     """What of the matrix is not empty, `(row, column, opacity, text)`, and its description."""
     shares = metrics.shares(counts)
     cells = []
@@ -137,10 +170,10 @@ def _heat_map(counts, names):
         text = f"{clean(names[true])}, taken for {clean(names[predicted])}: "
         if true == predicted:
             text = f"{clean(names[true])}, classified correctly: "
-        text += f"{count(counts[true, predicted], 'image')} ({percent(value)} of the true class)"
+        text += f"{count(counts[true, predicted], unit)} ({percent(value)} of the true class)"
         # As in the picture of the matrix, the root makes single images visible.
         cells.append((true, predicted, f"{np.sqrt(value):.2f}", text))
-    return {"cells": cells, "description": describe.confusion(counts, names)}
+    return {"cells": cells, "description": describe.confusion(counts, names, unit)}
 
 
 def _pairs(counts, names):
@@ -181,11 +214,11 @@ def _images_by_class(train, validation, names):
 
 def _classes(of, names, drawn_names):
     """`(name, its number in pictures, precision, recall, bar, F1, images)`, the worst first."""
-    numbered = _numbered(names, drawn_names)
+    by_number = numbered(names, drawn_names)
     return [
         (
             names[i],
-            drawn_names[i] if numbered[i] else "",
+            drawn_names[i] if by_number[i] else "",
             number(of.precision[i], 3),
             number(of.recall[i], 3),
             f"{np.nan_to_num(of.f1[i]):.3f}",
@@ -206,7 +239,7 @@ def _empty(support):
 def _mistake(mistake, names):
     height, width = mistake.image.shape[:2]
     return {
-        "address": _jpeg(mistake.image),
+        "address": jpeg(mistake.image),
         "width": width,
         "height": height,
         "description": describe.mistake(mistake, names),
@@ -239,7 +272,8 @@ def _size(png):
         return tuple(round(side * 96 / PICTURE_DPI) for side in image.size)
 
 
-def _jpeg(pixels):
+def jpeg(pixels):
+    """The address of a picture, with all of it in it."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -247,7 +281,7 @@ def _jpeg(pixels):
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _numbered(names, drawn_names):
+def numbered(names, drawn_names):
     """Per class, whether the pictures show a number instead of the name."""
     return [
         drawn != clean(name) and drawn == f"#{i}"

@@ -10,17 +10,20 @@ from keras_internimage.report import (
     describe,
     gallery,
     lettering,
+    mask_gallery,
     matrix,
     metrics,
     page,
+    segmentation_page,
     style,
 )
 from keras_internimage.report.results import Results
+from keras_internimage.report.segmentation import SegmentationResults
 
 PACKAGES = ("jinja2", "matplotlib")  # of the extra `report`
 
 
-def write(folder: str | os.PathLike[str], results: Results) -> pathlib.Path:
+def write(folder: str | os.PathLike[str], results: Results | SegmentationResults) -> pathlib.Path:
     """Writes `curves.png`, `confusion.png`, `mistakes.png` and `report.html` into a folder.
 
     The page holds all it shows, also the pictures, so that it can be sent as one file. Everything
@@ -29,7 +32,7 @@ def write(folder: str | os.PathLike[str], results: Results) -> pathlib.Path:
 
     Args:
         folder: path; made where it does not exist. Files of these names in it are replaced.
-        results: `Results`.
+        results: `Results`, or `SegmentationResults`.
 
     Returns:
         `pathlib.Path` of `report.html`.
@@ -49,8 +52,7 @@ def write(folder: str | os.PathLike[str], results: Results) -> pathlib.Path:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"`folder` must be a folder. Received: folder={folder}, a file")
     results = results.checked()
-    found = gallery.collect(results)
-    files = _draw(results, found)
+    files = _draw(results)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with atomic_write(folder / name) as unfinished:
@@ -61,18 +63,35 @@ def write(folder: str | os.PathLike[str], results: Results) -> pathlib.Path:
     return folder / "report.html"
 
 
-def _draw(results, found):
+def _draw(results):
     """The files' contents, by name."""
-    words = [*results.class_names, *(mistake.path for mistake in found.mistakes)]
-    fonts = lettering.Lettering([*words, found.note()])
-    with style.drawing(fonts.families):
-        return _files(results, found, fonts)
-
-
-def _files(results, found, fonts):
+    if isinstance(results, SegmentationResults):
+        worst = results.worst
+        fonts = lettering.Lettering([*results.class_names, *(one.path for one in worst.seen)])
+        of_page, counts, draw = segmentation_page.render, results.counts, mask_gallery.draw
+    else:
+        worst = gallery.collect(results)
+        words = [*results.class_names, *(mistake.path for mistake in worst.mistakes)]
+        fonts = lettering.Lettering([*words, worst.note()])
+        predicted = metrics.predictions(results.scores)
+        counts = metrics.confusion(results.labels, predicted, len(results.class_names))
+        of_page, draw = page.render, gallery.draw
     names = lettering.class_labels(results.class_names, fonts)
-    predicted = metrics.predictions(results.scores)
-    counts = metrics.confusion(results.labels, predicted, len(names))
+    pixels = of_page is segmentation_page.render
+    with style.drawing(fonts.families):
+        pictures = _pictures(results, counts, names, fonts, pixels)
+        return {
+            "curves.png": style.png(curves.draw(results.history, style.LIGHT)),
+            "confusion.png": style.png(
+                matrix.draw(counts, names, style.LIGHT, fonts, percent=pixels)
+            ),
+            "mistakes.png": style.png(draw(worst, names, style.LIGHT, fonts)),
+            "report.html": of_page(results, names, worst, pictures).encode(),
+        }
+
+
+def _pictures(results, counts, names, fonts, pixels):
+    """Those of the page, by what they show."""
     themes = (style.LIGHT, style.DARK)
     pictures = {
         "curves": [
@@ -85,14 +104,14 @@ def _files(results, found, fonts):
         "matrix": [],
     }
     if len(names) <= matrix.MANY:  # of more classes the page draws the matrix itself
-        drawn = (_picture(matrix.draw(counts, names, x, fonts, pairs=False)) for x in themes)
-        pictures["matrix"].append((describe.confusion(counts, results.class_names), *drawn))
-    return {
-        "curves.png": style.png(curves.draw(results.history, style.LIGHT)),
-        "confusion.png": style.png(matrix.draw(counts, names, style.LIGHT, fonts)),
-        "mistakes.png": style.png(gallery.draw(found, names, style.LIGHT, fonts)),
-        "report.html": page.render(results, names, found, pictures).encode(),
-    }
+        unit = "pixel" if pixels else "image"
+        text = describe.confusion(counts, results.class_names, unit)
+        drawn = (
+            _picture(matrix.draw(counts, names, x, fonts, pairs=False, percent=pixels))
+            for x in themes
+        )
+        pictures["matrix"].append((text, *drawn))
+    return pictures
 
 
 def _picture(made):

@@ -208,14 +208,19 @@ def assemble(
     if resizing is None and row is not None:
         resizing = published_resizing(row)
     elif resizing is None and classes.resolution and not any(model.input_shape[1:3]):
-        resizing = Resizing(classes.resolution, multiple=_MULTIPLE)
+        resizing = resizing_at(classes.resolution)
     palette = options.pop("palette", None) or classes.palette or default_palette(len(names))
     return Segmenter(model, names, palette=palette, resizing=resizing, **options)
 
 
 def published_resizing(row: Published) -> Resizing:
     """The size at which a published checkpoint sees images in the official test."""
-    return Resizing(row.resolution, multiple=_MULTIPLE) if row.data == "ade20k" else _CITYSCAPES
+    return resizing_at(row.resolution) if row.data == "ade20k" else _CITYSCAPES
+
+
+def resizing_at(resolution: int) -> Resizing:
+    """The size at which a model sees images that was trained on crops of a side."""
+    return Resizing(resolution, multiple=_MULTIPLE)
 
 
 def _build(place):

@@ -1,4 +1,5 @@
-"""The official training recipes as data, and two of our own: `finetune` and `scratch`.
+"""The official training recipes as data, and four of our own: `finetune`, `scratch` and their
+namesakes for segmentation, `finetune-upernet` and `scratch-upernet`.
 
 Source of all other rows: https://github.com/OpenGVLab/InternImage, the configuration files of
 `classification`, `detection` and `segmentation`. This module imports no Keras.
@@ -165,6 +166,16 @@ _OWN: dict[str, Any] = {
     "label_smoothing": 0.1,
 }
 
+_OWN_SEGMENTATION: dict[str, Any] = {
+    **_DENSE,
+    "official": False,
+    "resolution": {"T": 512, "S": 512, "B": 512, "L": 640, "XL": 640, "H": 896},
+    "batch_size": None,
+    "schedule": "poly",
+    "clip_norm": 5.0,
+    "drop_path_rate": {"T": 0.1, "S": 0.2, "B": 0.2, "L": 0.2, "XL": 0.2, "H": 0.2},
+}
+
 _ROWS = (
     # From ImageNet weights, in few epochs: the rate is 6e-5 at 16 images in a step, earlier blocks
     # learn more slowly, the images change mildly.
@@ -193,6 +204,24 @@ _ROWS = (
         crop_scale=(0.2, 1.0),
         rand_augment=RandAugment(2, 9.0, 0.5, 0.5),
         **_OWN,
+    ),
+    # The same of UperNet: its decoder is random, and learns faster than the blocks below it.
+    Recipe(
+        "finetune-upernet",
+        _ALL[:-1],
+        epochs=50,
+        warmup_epochs=1,
+        learning_rate=2e-4,
+        layer_decay=0.9,
+        **_OWN_SEGMENTATION,
+    ),
+    Recipe(
+        "scratch-upernet",
+        _ALL[:-1],
+        epochs=200,
+        warmup_epochs=5,
+        learning_rate=5e-4,
+        **_OWN_SEGMENTATION,
     ),
     Recipe(
         "in1k-224",

@@ -7,7 +7,7 @@ import photographs
 import pytest
 from commands.command import QUICK, main
 
-from keras_internimage.commands.train import settings
+from keras_internimage.commands.train import settings_table
 from keras_internimage.commands.train.weighting import WeightedImageFiles
 from keras_internimage.data.folders import Images
 
@@ -76,9 +76,9 @@ def test_counts_of_many_classes_are_folded():
     names = [f"class{index}" for index in range(12)]
     train = [(None, label) for label in range(12) for _ in range(100 - label)]
     images = Images(None, tuple(names), tuple(train), ())
-    words = settings.counts_by_class(images).split(", ")
+    words = settings_table.counts_by_class(images).split(", ")
     assert words[:4] == ["class0 100", "class1 99", "class2 98", "class3 97"]
     assert words[4:] == ["... (4 more)", "class8 92", "class9 91", "class10 90", "class11 89"]
-    assert settings.counts_by_class(Images(None, tuple(names[:2]), tuple(train[:150]), ())) == (
-        "class0 100, class1 50"
-    )
+    assert settings_table.counts_by_class(
+        Images(None, tuple(names[:2]), tuple(train[:150]), ())
+    ) == ("class0 100, class1 50")

@@ -99,10 +99,10 @@ def test_dense_rows_are_the_published_ones(key):
     assert (row.ema is not None) == (row.name in ("cascade-3x", "dino-objects365"))
 
 
-def test_every_row_is_complete_and_two_are_ours():
+def test_every_row_is_complete_and_four_are_ours():
     tested = {name for name, _ in (*CLASSIFICATION, *DENSE)}
     ours = [name for name, row in training.RECIPES.items() if not row.official]
-    assert ours == ["finetune", "scratch"]
+    assert ours == ["finetune", "scratch", "finetune-upernet", "scratch-upernet"]
     assert set(training.RECIPES) == tested | set(ours)
     for name, row in training.RECIPES.items():
         for variant in row.variants:
@@ -121,6 +121,19 @@ def test_random_weights_have_a_recipe_of_their_own():
         assert scratch.learning_rate > finetune.learning_rate
         assert scratch.resolution == finetune.resolution
         assert scratch.ema is None and scratch.layer_decay_scheme == "classification"
+
+
+def test_segmentation_has_namesakes_of_both():
+    """Crops as in the official recipes of UperNet, their schedule, and their batch of reference."""
+    for name, official in (("T", "upernet-512"), ("XL", "upernet-640"), ("H", "upernet-896")):
+        finetune, scratch, row = (
+            training.recipe(key, name) for key in ("finetune-upernet", "scratch-upernet", official)
+        )
+        for own in (finetune, scratch):
+            same = ("resolution", "schedule", "reference_batch_size", "layer_decay_scheme")
+            assert [getattr(own, key) for key in same] == [getattr(row, key) for key in same]
+        assert scratch.layer_decay == 1.0 > finetune.layer_decay
+        assert scratch.epochs > finetune.epochs and scratch.learning_rate > finetune.learning_rate
 
 
 RECIPES_ALONE = """

@@ -97,8 +97,11 @@ def evaluate(options, place, say):
     return results, [*images.bad, *failed]
 
 
-def confusion(segmenter, images):
-    """`(counts, failed)`: the confusion matrix of all pixels, and files that went bad meanwhile."""
+def confusion(segmenter, images, seen=None):
+    """`(counts, failed)`: the confusion matrix of all pixels, and files that went bad meanwhile.
+
+    `seen`, if given, is called with `(path, image, truth, found, counts)` of each image.
+    """
     classes = segmenter.classes
     counts, failed = np.zeros((classes, classes), "int64"), []
     with Progress("Evaluating", len(images.validation)) as progress:
@@ -113,7 +116,10 @@ def confusion(segmenter, images):
                 failed.append((image, reason))
                 continue
             found = segmenter.label_map(pixels)
-            counts += pixel_confusion(truth, found, classes, images.ignore_value)
+            here = pixel_confusion(truth, found, classes, images.ignore_value)
+            counts += here
+            if seen is not None:
+                seen(image, pixels, truth, found, here)
     return counts, failed
 
 

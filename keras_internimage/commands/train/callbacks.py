@@ -145,9 +145,9 @@ class History(keras.callbacks.CSVLogger):
 class Checkpoints(keras.callbacks.Callback):
     """Writes `best.keras` when validation is better than ever, and then `last.keras`.
 
-    Better is: more accurate, or as accurate at less loss. `last.keras` is the state from which a
-    training resumes, `best.keras` what was validated. With a moving average of the weights these
-    differ: the average is validated.
+    Better is: more accurate (of segmentation: of higher mIoU), or as accurate at less loss.
+    `last.keras` is the state from which a training resumes, `best.keras` what was validated. With a
+    moving average of the weights these differ: the average is validated.
 
     Before each epoch there must be room for both, so that no epoch is trained in vain.
 
@@ -155,12 +155,13 @@ class Checkpoints(keras.callbacks.Callback):
         folder: where the files go.
         history: of the epochs so far.
         average: `keras.callbacks.SwapEMAWeights` of this training, or None.
+        metric: what is measured in validation: its key in the history.
     """
 
-    def __init__(self, folder, history, average=None):
+    def __init__(self, folder, history, average=None, metric="val_accuracy"):
         super().__init__()
-        self.folder, self.average = folder, average
-        past = zip(history.get("val_accuracy", ()), history.get("val_loss", ()), strict=True)
+        self.folder, self.average, self.metric = folder, average, metric
+        past = zip(history.get(metric, ()), history.get("val_loss", ()), strict=True)
         self.best = max((score(*values) for values in past), default=None)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -171,7 +172,7 @@ class Checkpoints(keras.callbacks.Callback):
         disk.check(self.folder, files)
 
     def on_epoch_end(self, epoch, logs=None):
-        now = score(logs["val_accuracy"], logs["val_loss"])
+        now = score(logs[self.metric], logs["val_loss"])
         if self.best is None or now > self.best:
             self.best = now
             if self.average is not None:
@@ -191,36 +192,37 @@ class EarlyStopping(keras.callbacks.Callback):
         patience: number of epochs.
         history: of the epochs so far.
         start: the epoch, from 0, from which on epochs without improvement are counted.
+        metric: what is measured in validation: its key in the history.
     """
 
-    def __init__(self, patience, history, start=0):
+    def __init__(self, patience, history, start=0, metric="val_accuracy"):
         super().__init__()
-        self.patience, self.start = patience, start
-        self.history = {key: list(history.get(key, ())) for key in ("val_accuracy", "val_loss")}
+        self.patience, self.start, self.metric = patience, start, metric
+        self.history = {key: list(history.get(key, ())) for key in (metric, "val_loss")}
 
     def on_epoch_end(self, epoch, logs=None):
         for key, values in self.history.items():
             values.append(logs[key])
-        if stops_early(self.patience, self.history, self.start):
+        if stops_early(self.patience, self.history, self.start, self.metric):
             self.model.stop_training = True
 
 
-def stops_early(patience, history, start=0):
+def stops_early(patience, history, start=0, metric="val_accuracy"):
     """Whether a training ends after the epochs in its history; arguments as of `EarlyStopping`."""
     epochs = len(history.get("val_loss", ()))
     if not patience or not epochs:
         return False
-    return epochs - max(best_epoch(history) + 1, start) >= patience
+    return epochs - max(best_epoch(history, metric) + 1, start) >= patience
 
 
-def score(accuracy, loss):
-    """What is compared: the accuracy, then the loss."""
-    return accuracy, -loss if math.isfinite(loss) else -math.inf
+def score(metric, loss):
+    """What is compared: the metric, then the loss. The mIoU is NaN where no pixel counts."""
+    return tuple(x if math.isfinite(x) else -math.inf for x in (metric, -loss))
 
 
-def best_epoch(history):
+def best_epoch(history, metric="val_accuracy"):
     """The index of the epoch that `best.keras` is of: the first of the best."""
-    pairs = zip(history["val_accuracy"], history["val_loss"], strict=True)
+    pairs = zip(history[metric], history["val_loss"], strict=True)
     scores = [score(*pair) for pair in pairs]
     return scores.index(max(scores))
 

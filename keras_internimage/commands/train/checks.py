@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from keras_internimage.commands.train import device as devices
-from keras_internimage.commands.train import disk, output, settings
+from keras_internimage.commands.train import disk, output, settings, tasks
 from keras_internimage.variants import STAGES, VARIANTS
 
 
@@ -30,6 +30,7 @@ def ranges(options):
         "freeze": 0,
         "seed": 0,
         "threads": 1,
+        "decoder_channels": 1,
     }
     for name, least in at_least.items():
         value = getattr(options, name)
@@ -69,35 +70,73 @@ def new_training(options, folder):
     from keras_internimage.models import arguments
     from keras_internimage.models.config import InternImageConfig
 
+    task = tasks.of(options)
+    of_task(task, options)
     variant, channels, depths, groups = settings.of_network(options)
     InternImageConfig(channels, depths, groups)  # which checks them
     if options.resolution is not None:
         shape = (options.resolution, options.resolution, 3)
-        clip_head = variant != settings.CUSTOM and VARIANTS[variant].config().get(
-            "use_clip_projector"
+        clip_head = (
+            task is tasks.CLASSIFICATION
+            and variant != settings.CUSTOM
+            and VARIANTS[variant].config().get("use_clip_projector")
         )
         arguments.image_shape(shape, options.resolution, True, None, clip_head)
-    default = "none" if variant == settings.CUSTOM else "imagenet"
-    weights(options.weights or default, variant)
-    settings.recipe_of(
-        options.recipe or settings.default_recipe(options.weights or default)[0], variant
-    )
+    start = options.weights or settings.default_weights(task, variant)[0]
+    weights(start, variant, task)
+    settings.recipe_of(options.recipe or settings.default_recipe(task, start)[0], variant)
     if not pathlib.Path(options.data).is_dir():
         return  # the scan says what is wrong with it
     output.check_writable(folder)
     # The estimate of the parameters is up to a tenth too high, and the optimizer has two moments of
     # each one that is trained. `Run.begin` knows the sizes exactly.
-    model = 4 * devices.parameters(channels, depths, groups) / 1.1
+    decoder = options.decoder_channels or settings.DECODER_CHANNELS
+    decoder = decoder if task is tasks.SEGMENTATION else 0
+    model = 4 * devices.parameters(channels, depths, groups, decoder) / 1.1
     state = model if options.freeze else 3 * model
     disk.check(folder, {output.LAST: state, output.BEST: state, output.MODEL: model})
 
 
-def weights(name, variant):
+def of_task(task, options):
+    """Raise unless the options are for the task.
+
+    Raises:
+        ValueError: one is for the other task.
+    """
+    others = {
+        tasks.CLASSIFICATION: ("decoder_channels", "reduce_zero_label"),
+        tasks.SEGMENTATION: ("class_weights", "sampling"),
+    }
+    wrong = [name for name in others[task] if getattr(options, name) not in (None, "none")]
+    known = settings.recipe_names(task)
+    if options.recipe is not None and options.recipe not in known:
+        raise ValueError(
+            f"--recipe must be one of {', '.join(known)} for {task.name}. "
+            f"Received: --recipe {options.recipe} for {options.data}"
+        )
+    if wrong:
+        other = next(name for name in tasks.TASKS if name != task.name)
+        option = "--" + wrong[0].replace("_", "-")
+        value = getattr(options, wrong[0])
+        raise ValueError(
+            f"{option} is for {other}. "
+            f"Received: {option}{'' if value is True else f' {value}'} for {options.data}, "
+            f"where the task is {task.name}"
+        )
+    if options.variant is not None and options.variant not in task.variants:
+        raise ValueError(
+            f"--variant must be one of {', '.join(task.variants)} for {task.name}. "
+            f"Received: --variant {options.variant}"
+        )
+
+
+def weights(name, variant, task=tasks.CLASSIFICATION):
     """Raise unless weights are published, or a file that exists.
 
     Args:
         name: as given by `--weights`.
         variant: key of `VARIANTS`, or `settings.CUSTOM`.
+        task: a `Task`.
 
     Raises:
         ValueError: they are neither.
@@ -114,7 +153,7 @@ def weights(name, variant):
                 f"Received: --weights {name}, of {its}, for {variant}"
             )
         return
-    if name in published.IMAGENET_CLASSES:
+    if name in task.weights.split(", "):
         if variant == settings.CUSTOM:
             raise ValueError(
                 "--weights must be a name, a path or none for a network of no published size. "
@@ -129,6 +168,6 @@ def weights(name, variant):
     similar = difflib.get_close_matches(name, published.names(), 1)
     hint = f"; did you mean {similar[0]}?" if similar and not path.exists() else ""
     raise ValueError(
-        "--weights must be imagenet, imagenet22k, the name of a published checkpoint, the path of "
+        f"--weights must be {task.weights}, the name of a published checkpoint, the path of "
         f"a file, or none. Received: --weights {name} ({reason}{hint})"
     )

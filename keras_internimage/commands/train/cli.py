@@ -1,4 +1,4 @@
-"""`internimage-train DATA_DIR`: fine-tunes an InternImage on a folder of images by class.
+"""`internimage-train DATA_DIR`: fine-tunes an InternImage on images by class, or with masks.
 
 Exits with 0; with 2 and one message on standard error for what cannot be done; with 130 where
 Ctrl-C stopped it (143 for SIGTERM). Then, and where the disk is full, it prints the command that
@@ -18,22 +18,27 @@ PROGRAM = "internimage-train"
 # Settings that may be given when a finished training is extended.
 _MAY_CHANGE = ("epochs", "early_stopping")
 _EPILOG = """\
-DATA_DIR has one folder of images for each class, or train/ and val/ with these inside. Every image
-is read once before the training starts. In the output folder: model.keras, labels.json, report.html
-with its pictures, history.csv, images.csv (which image was used for what), logs/ for TensorBoard,
-last.keras and best.keras to resume from.
+DATA_DIR has one folder of images for each class, or train/ and val/ with these inside. For
+segmentation, a class for each pixel: images/ and masks/, with train/ and val/ inside or without, or
+ADE20K or PASCAL VOC as downloaded; classes.txt names the classes. Every image and mask is read once
+before the training starts. In the output folder: model.keras, labels.json, report.html with its
+pictures, history.csv, images.csv (which image was used for what), logs/ for TensorBoard, last.keras
+and best.keras to resume from.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options. All are None where not given."""
-    from keras_internimage.commands.train import settings
+    from keras_internimage.commands.train import settings, tasks
     from keras_internimage.variants import VARIANTS
 
     made = command_line.parser(
-        PROGRAM, "Fine-tunes an InternImage on a folder of images by class.", epilog=_EPILOG
+        PROGRAM, "Fine-tunes an InternImage on images by class, or with masks.", epilog=_EPILOG
     )
-    made.add_argument("data", metavar="DATA_DIR", help="folder of images by class")
+    made.add_argument(
+        "data", metavar="DATA_DIR", help="folder of images by class, or of images and masks"
+    )
+    made.add_argument("--task", choices=list(tasks.TASKS), help="default: by what DATA_DIR holds")
     made.add_argument("--output", metavar="DIR", help="default: DATA_DIR's name and -internimage")
     made.add_argument(
         "--resume",
@@ -47,19 +52,23 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="imagenet (the default), imagenet22k, the name of a published checkpoint, a path, "
-        "or none",
+        help="imagenet, imagenet22k, for segmentation also ade20k or cityscapes, the name of a "
+        "published checkpoint, a path, or none",
     )
     group.add_argument("--resolution", type=int, metavar="PIXELS", help="default: the variant's")
     group.add_argument("--channels", type=int, metavar="C", help="of a network of any other size")
     group.add_argument("--depths", type=int, nargs=4, metavar="N", help="its blocks by stage")
     group.add_argument("--groups", type=int, nargs=4, metavar="N", help="its DCNv3 groups by stage")
 
+    group.add_argument(
+        "--decoder-channels", type=int, metavar="C", help="of UperNet, for segmentation (512)"
+    )
+
     group = made.add_argument_group("training")
     group.add_argument(
         "--recipe",
         choices=settings.recipe_names(),
-        help="default: finetune; of random weights: scratch",
+        help="default: finetune, of random weights scratch; for segmentation those of -upernet",
     )
     group.add_argument("--epochs", type=int, metavar="N", help="default: the recipe's")
     group.add_argument("--batch-size", type=int, metavar="N", help="default: by the device")
@@ -94,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
         "--sampling",
         choices=settings.BALANCING,
         help="balanced: rare classes are shown more often (none)",
+    )
+    group.add_argument(
+        "--reduce-zero-label",
+        action="store_true",
+        default=None,
+        help="0 in masks is ignored, 1 is the first class (default for ADE20K)",
     )
     group.add_argument("--skip-bad", action="store_true", help="leave out unreadable images")
     group.add_argument("--threads", type=int, metavar="N", help="that read images (one a core)")
@@ -169,19 +184,27 @@ def _new(options, folder):
     import keras
 
     from keras_internimage.commands.train import device as devices
-    from keras_internimage.commands.train import output, run, settings
-    from keras_internimage.data.folders import scan
+    from keras_internimage.commands.train import output, run, settings, settings_table, tasks
 
-    images = scan(
-        options.data,
-        options.validation_split or settings.VALIDATION_SPLIT,
-        settings.SEED if options.seed is None else options.seed,
-        options.skip_bad,
-        options.threads,
+    images = (
+        tasks.of(options)
+        .module()
+        .scan(
+            options,
+            options.validation_split or settings.VALIDATION_SPLIT,
+            settings.SEED if options.seed is None else options.seed,
+        )
     )
     device = devices.find()
-    chosen, reasons = settings.choose(options, keras.config.backend(), len(images.train), device)
-    _print_table(settings.table(chosen, reasons, images, device))
+    chosen, reasons = settings.choose(
+        options,
+        keras.config.backend(),
+        len(images.train),
+        device,
+        len(images.class_names),
+        getattr(images, "reduce_zero_label", False),
+    )
+    _print_table(settings_table.table(chosen, reasons, images, device))
     for path, reason in images.bad:
         print(f"left out: {path}: {reason}")
     for note in images.notes:
@@ -206,15 +229,14 @@ def _new(options, folder):
 
 def _resume(options, folder, kept):
     from keras_internimage.commands.train import output, run, settings
-    from keras_internimage.data.folders import Images
 
     chosen = settings.from_json(kept["settings"])
     extends = bool(kept.get("finished"))
     settings.check_same(options, chosen, _MAY_CHANGE if extends else ())
     with output.locked(folder):
-        parts = output.read_images(folder, chosen.data, kept["classes"], options.skip_bad)
+        rows = output.read_images(folder, chosen.data, options.skip_bad)
         bad = tuple((pathlib.Path(path), reason) for path, reason in kept["skipped"])
-        images = Images(pathlib.Path(chosen.data), tuple(kept["classes"]), *parts, bad)
+        images = chosen.of_task().module().restored(rows, chosen, kept, bad)
         run.seed_everything(chosen.seed)
         if extends:
             chosen = dataclasses.replace(
@@ -243,23 +265,23 @@ def _train(options, training, model, done):
     with disk.naming(training.folder / output.REPORT):
         best, history, report = training.finish()
     training.write_settings(finished=True)
-    trained = len(history["val_accuracy"])
+    task = training.settings.of_task()
+    trained = len(history[task.metric])
     if trained < training.settings.epochs:
         epochs = count(training.settings.early_stopping, "epoch")
         print(
             f"Stopped early, after {trained} of {training.settings.epochs} epochs: no better one "
             f"for {epochs}."
         )
-    accuracy = history["val_accuracy"][best]
     skipped = training.skipped()
     if skipped:
         files = count(len(skipped), "file")
         print(f"{files} became unreadable during the training; the report lists them.")
     print(
         f"\n{training.folder / output.MODEL} has the weights of the best epoch, "
-        f"{best + 1} of {trained}: {accuracy:.1%} of the validation images right."
+        f"{best + 1} of {trained}: {history[task.metric][best]:.1%} {task.measure}."
         f"\n{report} shows the rest."
-        f"\nTry: internimage-predict {shlex.quote(str(training.folder))} IMAGE"
+        f"\nTry: {task.try_it} {shlex.quote(str(training.folder))} IMAGE"
     )
     return 0
 

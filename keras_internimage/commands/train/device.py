@@ -14,6 +14,12 @@ BYTES_PER_PARAMETER = 20
 USABLE = 0.8
 LARGEST_BATCH = 64
 CPU_BATCH = 8
+# Of segmentation, whose crops are five times as large: as many as the official program's on a GPU.
+CPU_CROPS = 2
+# Maps of UperNet's decoder at a quarter of the image, each kept before and after its norm, and
+# arrays of an image's size with a number for each class: logits, probabilities and gradients. Both
+# are estimates.
+DECODER_MAPS, LOGITS = 24, 4
 # Taken where no way is known to ask for the memory.
 ASSUMED_BYTES = 8 << 30
 
@@ -118,18 +124,26 @@ def precision(device):
     return "float32", "half types are no faster on it"
 
 
-def bytes_per_image(channels, depths, resolution, policy):
-    """An estimate of the memory that each image of a batch takes while training."""
+def bytes_per_image(channels, depths, resolution, policy, decoder=0, classes=0):
+    """An estimate of the memory that each image of a batch takes while training.
+
+    With a `decoder` of so many channels, its maps and the scores of so many classes count, too.
+    """
     values = sum(
         depth * channels * 2**stage * (resolution / (4 * 2**stage)) ** 2
         for stage, depth in enumerate(depths)
     )
-    return ACTIVATIONS * values * (2 if policy.startswith("mixed") else 4)
+    maps = ACTIVATIONS * values + DECODER_MAPS * decoder * (resolution / 4) ** 2
+    scores = LOGITS * classes * resolution**2 if decoder else 0
+    return maps * (2 if policy.startswith("mixed") else 4) + 4 * scores
 
 
-def parameters(channels, depths, groups):
-    """About how many parameters a network has: those of its products and down-samplings."""
-    total = 0
+def parameters(channels, depths, groups, decoder=0):
+    """About how many parameters a network has: those of its products and down-samplings.
+
+    With a `decoder` of so many channels, its convolutions of 3 x 3 pixels count, too.
+    """
+    total = 9 * decoder * (8 * channels + 11 * decoder) if decoder else 0
     for stage, (depth, group_count) in enumerate(zip(depths, groups, strict=True)):
         width = channels * 2**stage
         # Perceptron 8 C^2, input and output of DCNv3 2 C^2, offsets and masks 27 G C.
@@ -138,21 +152,23 @@ def parameters(channels, depths, groups):
     return total
 
 
-def batch_size(device, images, channels, depths, groups, resolution, policy):
+def batch_size(device, images, channels, depths, groups, resolution, policy, decoder=0, classes=0):
     """A batch size for a device, a power of two, and why.
 
     Args:
         device: `Device`.
         images: how many images there are to train on; a batch holds no more.
         channels, depths, groups, resolution, policy: of the model.
+        decoder, classes: of a model of segmentation, else 0.
     """
     if device.kind in ("cpu", "mps"):
-        most, why = CPU_BATCH, f"for {device.name.partition(',')[0]}"
+        most = CPU_CROPS if decoder else CPU_BATCH
+        why = f"for {device.name.partition(',')[0]}"
     else:
         memory = device.memory or ASSUMED_BYTES
         known = f"{memory / 2**30:.0f} GiB" + ("" if device.memory else ", which is a guess")
-        left = USABLE * memory - BYTES_PER_PARAMETER * parameters(channels, depths, groups)
-        fitting = left / bytes_per_image(channels, depths, resolution, policy)
+        left = USABLE * memory - BYTES_PER_PARAMETER * parameters(channels, depths, groups, decoder)
+        fitting = left / bytes_per_image(channels, depths, resolution, policy, decoder, classes)
         most, why = max(1, min(LARGEST_BATCH, int(fitting))), f"by memory ({known})"
     most = 1 << (most.bit_length() - 1)
     if images < most:

@@ -26,7 +26,9 @@ REPORT = "report.html"
 _LOCK, _OWNER = ".lock", ".lock-owner"
 # How Python keeps bytes of file names that are no UTF-8.
 BYTES = "surrogateescape"
-_PARTS = ("train", "validation")
+PARTS = ("train", "validation")
+# Columns of files in `images.csv`, and those of their sizes.
+FILES = {"file": "bytes", "mask": "mask bytes"}
 
 
 class State(enum.Enum):
@@ -144,37 +146,39 @@ def remove_unfinished(folder):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def write_images(folder, images):
-    """Writes `images.csv`: part, class, size in bytes and path of each image."""
+def entry(path, folder, file="file", size="bytes"):
+    """What `images.csv` says of a file: its size in bytes, and its path below a folder."""
+    return {size: path.stat().st_size, file: path.relative_to(folder).as_posix()}
+
+
+def write_images(folder, rows):
+    """Writes `images.csv`: dicts of a part of the data, files (`entry`), and what else is known."""
     with durable_write(folder / IMAGES) as unfinished:
         # Paths may hold bytes that are no UTF-8: they are written as they are.
         with open(unfinished, "w", encoding="utf-8", errors=BYTES, newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("part", "class", "bytes", "file"))
-            for part in _PARTS:
-                for path, label in getattr(images, part):
-                    name = path.relative_to(images.folder).as_posix()
-                    writer.writerow((part, images.class_names[label], path.stat().st_size, name))
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
 
-def read_images(folder, data, class_names, skip_bad):
-    """The images that a training started with, `(train, validation)` as in `scan`'s `Images`.
+def read_images(folder, data, skip_bad):
+    """The rows of `images.csv`, which a training started with; files as paths.
 
     Raises:
         OutputError: files are gone or have another size, unless `skip_bad`.
     """
-    label = {name: index for index, name in enumerate(class_names)}
-    parts = {part: [] for part in _PARTS}
-    changed = []
+    found, changed = [], []
     with open(folder / IMAGES, encoding="utf-8", errors=BYTES, newline="") as file:
         for row in csv.DictReader(file):
-            path = pathlib.Path(data, row["file"])
-            try:
-                if path.stat().st_size != int(row["bytes"]):
-                    changed.append(f"{row['file']}: has another size")
-            except OSError:
-                changed.append(f"{row['file']}: is not there any more")
-            parts[row["part"]].append((path, label[row["class"]]))
+            for name in FILES.keys() & row:
+                path = pathlib.Path(data, row[name])
+                try:
+                    if path.stat().st_size != int(row[FILES[name]]):
+                        changed.append(f"{row[name]}: has another size")
+                except OSError:
+                    changed.append(f"{row[name]}: is not there any more")
+                row[name] = path
+            found.append(row)
     if changed and not skip_bad:
         shown = "\n  ".join(changed[:10])
         if len(changed) > 10:
@@ -183,7 +187,7 @@ def read_images(folder, data, class_names, skip_bad):
             f"The images must be those that the training started with. Received: {data} with\n"
             f"  {shown}\n--skip-bad resumes all the same, and leaves out unreadable images."
         )
-    return tuple(map(tuple, parts.values()))
+    return found
 
 
 def read_history(folder, epochs):

@@ -7,37 +7,25 @@ import random
 import keras
 import numpy as np
 
-from keras_internimage import __version__, models, training
+from keras_internimage import __version__, training
 from keras_internimage.checkpoints.errors import DownloadError
-from keras_internimage.commands.train import callbacks, disk, output
+from keras_internimage.commands.train import callbacks, disk, output, tasks
 from keras_internimage.commands.train.epoch_timer import EpochTimer
-from keras_internimage.commands.train.settings import CUSTOM
 from keras_internimage.commands.train.training_progress import TrainingProgress
-from keras_internimage.commands.train.weighting import WeightedImageFiles
 from keras_internimage.data import labels
 from keras_internimage.data.batches import EpochSetter
-from keras_internimage.data.loader import ImageFiles
 from keras_internimage.variants import VARIANTS
 
 
 def build_model(settings, classes, weights):
-    """The classifier of a training: random, or with `weights`.
+    """The model of a training: random, or with `weights`.
 
     Raises:
         ValueError: the weights cannot be had or do not fit; it says which options help.
     """
-    arguments = {
-        "input_shape": (settings.resolution, settings.resolution, 3),
-        "classes": classes,
-        "drop_path_rate": settings.drop_path,
-        "weights": None if weights == "none" else weights,
-        "name": "internimage",
-    }
+    weights = None if weights == "none" else weights
     try:
-        if settings.variant == CUSTOM:
-            return models.InternImage(**settings.network(), **arguments)
-        function = getattr(models, f"InternImage{settings.variant}")
-        return function(**arguments)
+        return settings.of_task().module().build_model(settings, classes, weights)
     except DownloadError as error:
         raise ValueError(
             f"{error}\n--weights PATH takes a file that is here, --weights none trains from "
@@ -67,47 +55,24 @@ class Run:
     Args:
         folder: the output folder, locked.
         settings: `Settings`.
-        images: `Images` (of a resumed training without notes).
+        images: what the task's `scan` found (of a resumed training without notes).
         threads: threads that decode images, None for one per processor.
         record: what `run.json` has besides the settings, by name.
     """
 
     def __init__(self, folder, settings, images, threads=None, record=None):
         self.folder, self.settings, self.images = folder, settings, images
+        self.task, self.module = settings.of_task(), settings.of_task().module()
         self.record = {
             "classes": list(images.class_names),
             "skipped": _listed(images),
+            **self.module.record(images),
             **(record or {}),
         }
         self.row = settings.recipe_row()
         keras.config.set_dtype_policy(settings.precision)
         self.classes = len(images.class_names)
-        common = {"size": settings.resolution, "seed": settings.seed, "threads": threads}
-        kind, balancing = ImageFiles, {}
-        if settings.class_weights == "balanced":
-            from keras_internimage.data import class_weights
-
-            kind = WeightedImageFiles
-            found = class_weights([label for _, label in images.train], self.classes)
-            balancing["class_weights"] = found
-        if settings.sampling == "balanced":
-            balancing["sampling"] = "balanced"
-        self.train = kind.for_training(
-            images.train,
-            self.classes,
-            batch_size=settings.batch_size,
-            recipe=self.row,
-            multiple=settings.accumulation,
-            **balancing,
-            **common,
-        )
-        self.validation = ImageFiles(
-            images.validation,
-            self.classes,
-            batch_size=min(settings.batch_size, len(images.validation)),
-            training=False,
-            **common,
-        )
+        self.train, self.validation = self.module.batches(settings, self.row, images, threads)
         self.updates = len(self.train) // settings.accumulation  # in an epoch
 
     @property
@@ -124,15 +89,15 @@ class Run:
         self.compile(model)
         self.check_room(model, first=True)
         try:
-            output.write_images(self.folder, self.images)
+            output.write_images(self.folder, self.module.rows(self.images, self.settings))
             with disk.naming(self.folder / labels.FILE):
-                self._labels().write(self.folder)
+                self.module.write_labels(self.folder, self.settings, self.images)
             callbacks.save(model, self.folder / output.LAST)
             self.write_settings(reasons=reasons)
         except BaseException:
             # Without run.json, the folder would be refused from now on.
             if not (self.folder / output.SETTINGS).exists():
-                for name in (output.IMAGES, labels.FILE, output.LAST):
+                for name in (output.IMAGES, *self.module.FILES, output.LAST):
                     (self.folder / name).unlink(missing_ok=True)
             raise
 
@@ -159,8 +124,7 @@ class Run:
             batch_size=settings.batch_size * settings.accumulation,
             accumulation=settings.accumulation,
         )
-        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-        model.compile(optimizer, training.loss(self.row), metrics=[accuracy])
+        model.compile(optimizer, **self.module.objective(self.row, self.classes))
         # Built now, so that what is saved before the first step has all its variables.
         model.optimizer.build(model.trainable_variables)
 
@@ -207,7 +171,9 @@ class Run:
     def is_done(self, done):
         """Whether nothing is left to train after so many epochs."""
         history = output.read_history(self.folder, done)
-        early = callbacks.stops_early(self.settings.early_stopping, history, self.extended_at)
+        early = callbacks.stops_early(
+            self.settings.early_stopping, history, self.extended_at, self.task.metric
+        )
         return done >= self.settings.epochs or early
 
     def fit(self, model, done):
@@ -246,8 +212,10 @@ class Run:
                     callbacks.TerminateOnDivergence(),
                     callbacks.History(self.folder / output.HISTORY, append=True),
                     board,
-                    callbacks.Checkpoints(self.folder, history, average),
-                    callbacks.EarlyStopping(settings.early_stopping, history, self.extended_at),
+                    callbacks.Checkpoints(self.folder, history, average, self.task.metric),
+                    callbacks.EarlyStopping(
+                        settings.early_stopping, history, self.extended_at, self.task.metric
+                    ),
                     callbacks.UnreadableFiles(self.train, self.validation),
                     progress,
                     stop,  # the last: a signal finds the epoch's files whole
@@ -256,53 +224,32 @@ class Run:
 
     def finish(self):
         """Writes the model and the report of a finished training."""
-        from keras_internimage.report import Results
         from keras_internimage.report import write as write_report
 
         history = output.read_history(self.folder, self.settings.epochs)
-        best = callbacks.best_epoch(history)
+        best = callbacks.best_epoch(history, self.task.metric)
         # In float32, which every device can do: the weights are kept in it anyway.
         keras.config.set_dtype_policy("float32")
         trained = keras.saving.load_model(self.folder / output.BEST, compile=False)
-        model = build_model(self.settings, self.classes, "none")
-        model.set_weights(trained.get_weights())
+        model = self.module.finished_model(self.settings, self.classes)
+        for layer in model.layers:
+            if layer.weights:
+                layer.set_weights(trained.get_layer(layer.name).get_weights())
         del trained
         callbacks.save(model, self.folder / output.MODEL)
-        positions, scores = self.scores(model)
-        files = [self.images.validation[position] for position in positions]
-        settings = self.settings
-        report = write_report(
-            self.folder,
-            Results(
-                class_names=list(self.images.class_names),
-                history=history,
-                labels=np.array([label for _, label in files]),
-                scores=scores,
-                files=[path for path, _ in files],
-                settings=_shown(settings, best),
-                skipped=_listed(self.images) + self.skipped(),
-                title=f"InternImage on {self.images.folder.name}",
-                read=_upright,
-                train_counts=np.bincount(
-                    [label for _, label in self.images.train], minlength=self.classes
-                ),
-                provenance=_provenance(history, model),
-            ),
-        )
-        return best, history, report
 
-    def scores(self, model):
-        """Positions of the validation images that can be read, and their probabilities."""
-        from keras_internimage.predictor import probabilities
-        from keras_internimage.progress import Progress
+        def common():
+            """What the report of every task tells, after the validation."""
+            return {
+                "history": history,
+                "settings": _shown(self.settings, best),
+                "skipped": _listed(self.images) + self.skipped(),
+                "title": f"{self.task.network} on {self.images.folder.name}",
+                "provenance": _provenance(history, model),
+            }
 
-        found = {}
-        with Progress("Validating the model", len(self.validation)) as progress:
-            for index in range(len(self.validation)):
-                images, _, positions = self.validation.batch(index)
-                found.update(zip(positions, probabilities(model, images), strict=True))
-                progress.advance()
-        return list(found), np.stack(list(found.values()))
+        results = self.module.results(model, self.settings, self.images, self.validation, common)
+        return best, history, write_report(self.folder, results)
 
     def skipped(self):
         """`(path, reason)` of the files that became unreadable."""
@@ -311,16 +258,6 @@ class Run:
     def close(self):
         self.train.close()
         self.validation.close()
-
-    def _labels(self):
-        settings = self.settings
-        return labels.Labels(self.images.class_names, settings.resolution, settings.variant)
-
-
-def _upright(path):
-    from keras_internimage.preprocessing import read_image
-
-    return read_image(path)
 
 
 def _listed(images):
@@ -347,6 +284,10 @@ def _shown(settings, best):
     if settings.variant in VARIANTS:
         for key in ("channels", "depths", "groups"):
             del rows[key]
+    if settings.of_task() is tasks.CLASSIFICATION:
+        del rows["decoder channels"], rows["reduce zero label"]
+    else:
+        del rows["class weights"], rows["sampling"]
     rows["best epoch"] = f"{best + 1}, whose weights are in {output.MODEL}"
     return rows
 

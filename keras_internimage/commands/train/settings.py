@@ -1,23 +1,22 @@
 """The settings of a training: what was given, what the command chooses, and why."""
 
-import collections
 import dataclasses
+import math
 import pathlib
 
 from keras_internimage.commands.train import device as devices
+from keras_internimage.commands.train import tasks
 from keras_internimage.variants import VARIANTS
 
 CUSTOM = "custom"
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 BALANCING = ("none", "balanced")
-# For pretrained weights, and for random ones.
-RECIPE, SCRATCH = "finetune", "scratch"
 SEED = 0
 VALIDATION_SPLIT = 0.2
-# How many classes are listed with their counts.
-LISTED = 8
 # Of a network of no published size.
 RESOLUTION = 224
+# Channels of UperNet's decoder, as in the published models.
+DECODER_CHANNELS = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Settings:
         variant: key of `VARIANTS`, or "custom" for a network given by the next three.
         channels, depths, groups: of the network.
         weights: what the training starts from; "none" for random weights.
-        resolution: side of the images in pixels.
+        resolution: side of the images in pixels; of segmentation that of the crops.
         recipe: key of `training.RECIPES`.
         epochs: of the whole training.
         batch_size, accumulation: images in a batch, batches in an optimizer step.
@@ -44,6 +43,9 @@ class Settings:
         class_weights: "balanced" for a loss in which each class counts as much as any other.
         sampling: "balanced" for epochs in which each class is as frequent as any other.
         early_stopping: epochs without improvement that end the training, 0 for none.
+        task: key of `tasks.TASKS`.
+        decoder_channels: of UperNet, for segmentation.
+        reduce_zero_label: whether 0 in masks is ignored, and 1 is the first class.
     """
 
     data: str
@@ -69,6 +71,13 @@ class Settings:
     class_weights: str = "none"
     sampling: str = "none"
     early_stopping: int = 0
+    task: str = tasks.CLASSIFICATION.name
+    decoder_channels: int = DECODER_CHANNELS
+    reduce_zero_label: bool = False
+
+    def of_task(self):
+        """The `Task`."""
+        return tasks.TASKS[self.task]
 
     def network(self):
         """Arguments of `InternImage` that define the architecture."""
@@ -84,6 +93,8 @@ class Settings:
         return dataclasses.replace(
             row,
             epochs=self.epochs,
+            iterations=None,
+            resolution=self.resolution,
             drop_path_rate=self.drop_path,
             ema=self.ema or None,
             learning_rate=row.learning_rate * factor,
@@ -92,13 +103,19 @@ class Settings:
         )
 
 
-def recipe_names():
-    """Recipes of classification."""
+def recipe_names(task=None):
+    """Recipes of a task, or of both: of classification, and of UperNet."""
     from keras_internimage import training
 
-    return [
-        name for name, row in training.RECIPES.items() if row.layer_decay_scheme == "classification"
-    ]
+    names = {
+        tasks.CLASSIFICATION: [
+            name
+            for name, row in training.RECIPES.items()
+            if row.layer_decay_scheme == "classification"
+        ],
+        tasks.SEGMENTATION: [name for name in training.RECIPES if "upernet" in name],
+    }
+    return sum(names.values(), []) if task is None else names[task]
 
 
 def recipe_of(name, variant):
@@ -113,11 +130,29 @@ def learning_rate(row, images):
     return row.learning_rate * images / row.reference_batch_size
 
 
-def default_recipe(weights):
+def default_recipe(task, weights):
     """The recipe for given weights ("none" for random ones), and why."""
     if weights == "none":
-        return SCRATCH, "for random weights"
-    return RECIPE, "for few epochs on pretrained weights"
+        return task.scratch, "for random weights"
+    return task.recipe, "for few epochs on pretrained weights"
+
+
+def default_weights(task, variant):
+    """The weights that a training starts from, and why."""
+    if variant == CUSTOM:
+        return "none", "there are none for this network"
+    if task is tasks.SEGMENTATION and VARIANTS[variant].resolution != RESOLUTION:
+        return "imagenet22k", "of the backbone, as in the official recipes"
+    return "imagenet", "pretrained is far better"
+
+
+def default_resolution(task, variant):
+    """The side of the images, and why."""
+    if task is tasks.SEGMENTATION and variant != CUSTOM:
+        return recipe_of(task.recipe, variant).resolution, "as in the official recipes"
+    if variant == CUSTOM:
+        return RESOLUTION, "the default"
+    return VARIANTS[variant].resolution, "what the weights were trained on"
 
 
 def of_network(options):
@@ -149,7 +184,7 @@ def _given(options, names):
     return " ".join(words)
 
 
-def choose(options, backend, images, device):
+def choose(options, backend, images, device, classes=0, reduce_zero_label=False):
     """The settings of a new training, and a reason for each that was not given.
 
     Args:
@@ -157,6 +192,8 @@ def choose(options, backend, images, device):
         backend: Keras' backend.
         images: how many images there are to train on.
         device: `device.Device`.
+        classes: how many there are.
+        reduce_zero_label: whether 0 is ignored in masks, as far as the folder tells.
 
     Returns:
         `(Settings, reasons)`: a dict by the names of the settings.
@@ -170,27 +207,37 @@ def choose(options, backend, images, device):
         why[name] = reason
         return chosen
 
+    task = tasks.of(options)
     variant, channels, depths, groups = of_network(options)
-    if variant == CUSTOM:
-        weights = take("weights", "none", "there are none for this network")
-        resolution = take("resolution", RESOLUTION, "the default")
-    else:
-        why.update({} if options.variant else {"variant": "the smallest"})
-        weights = take("weights", "imagenet", "pretrained is far better")
-        resolution = take(
-            "resolution", VARIANTS[variant].resolution, "what the weights were trained on"
-        )
+    if variant != CUSTOM and not options.variant:
+        why["variant"] = "the smallest"
+    weights = take("weights", *default_weights(task, variant))
+    resolution = take("resolution", *default_resolution(task, variant))
+    decoder = take("decoder_channels", DECODER_CHANNELS, "as in the published models")
     if pathlib.Path(weights).exists():
         weights = str(pathlib.Path(weights).resolve())
-    recipe = take("recipe", *default_recipe(weights))
+    recipe = take("recipe", *default_recipe(task, weights))
     row = recipe_of(recipe, variant)
     precision = take("precision", *devices.precision(device))
     batch_size = take(
         "batch_size",
-        *devices.batch_size(device, images, channels, depths, groups, resolution, precision),
+        *devices.batch_size(
+            device,
+            images,
+            channels,
+            depths,
+            groups,
+            resolution,
+            precision,
+            *((decoder, classes) if task is tasks.SEGMENTATION else ()),
+        ),
     )
     accumulation = take("accumulation", 1, "a step for each batch")
     rate = learning_rate(row, batch_size * accumulation)
+    epochs = row.epochs
+    if epochs is None:
+        updates = math.ceil(math.ceil(images / batch_size) / accumulation)
+        epochs = math.ceil(row.iterations / updates)
     per = f"{row.learning_rate:g} for {row.reference_batch_size} images in a step"
     return Settings(
         data=str(pathlib.Path(options.data).resolve()),
@@ -202,7 +249,7 @@ def choose(options, backend, images, device):
         weights=weights,
         resolution=resolution,
         recipe=recipe,
-        epochs=take("epochs", int(row.epochs), "the recipe's"),
+        epochs=take("epochs", int(epochs), "the recipe's"),
         batch_size=batch_size,
         accumulation=accumulation,
         precision=precision,
@@ -215,6 +262,9 @@ def choose(options, backend, images, device):
         class_weights=take("class_weights", "none", "each image counts the same"),
         sampling=take("sampling", "none", "each image once in an epoch"),
         early_stopping=take("early_stopping", 0, "all epochs are trained"),
+        task=take("task", task.name, "by the folders in it"),
+        decoder_channels=decoder,
+        reduce_zero_label=take("reduce_zero_label", reduce_zero_label, "by the folder's layout"),
     ), why  # fmt: skip
 
 
@@ -272,62 +322,3 @@ def from_json(content):
         )
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
     return Settings(**values)
-
-
-def table(settings, why, images, device):
-    """The rows `(name, value, reason)` that say what a training is going to do, and why."""
-    from keras_internimage.data.check import count
-
-    network = settings.variant
-    if network == CUSTOM:
-        depths, groups = (" ".join(map(str, v)) for v in (settings.depths, settings.groups))
-        network = f"{settings.channels} channels, depths {depths}, groups {groups}"
-    counts = f"{len(images.train)} images to train on, {len(images.validation)} to validate with"
-    step = settings.batch_size * settings.accumulation
-    rows = [
-        ("data", f"{len(images.class_names)} classes, {counts}", ""),
-        ("images by class", counts_by_class(images), ""),
-        ("device", f"{device.name} ({settings.backend})", _only_one(device)),
-        ("network", f"InternImage-{network}" if settings.variant != CUSTOM else network, "variant"),
-        ("weights", settings.weights, "weights"),
-        ("resolution", f"{settings.resolution} pixels", "resolution"),
-        ("recipe", settings.recipe, "recipe"),
-        ("epochs", str(settings.epochs), "epochs"),
-        ("batch size", str(settings.batch_size), "batch_size"),
-        ("accumulation", f"{settings.accumulation} ({step} images in a step)", "accumulation"),
-        ("precision", settings.precision, "precision"),
-        ("learning rate", f"{settings.learning_rate:.3g}", "learning_rate"),
-        ("drop path", f"{settings.drop_path:g}", "drop_path"),
-        ("frozen stages", str(settings.freeze), "freeze"),
-        ("seed", str(settings.seed), "seed"),
-    ]
-    if settings.ema:
-        rows.append(("moving average", f"{settings.ema:g} (it is validated and saved)", "ema"))
-    if settings.class_weights != "none":
-        rows.append(("class weights", settings.class_weights, "class_weights"))
-    if settings.sampling != "none":
-        rows.append(("sampling", settings.sampling, "sampling"))
-    if settings.early_stopping:
-        stopping = f"after {count(settings.early_stopping, 'epoch')} without improvement"
-        rows.append(("early stopping", stopping, "early_stopping"))
-    known = set(dataclasses.asdict(settings))
-    return [
-        (name, value, reason if reason not in known else why.get(reason, "given"))
-        for name, value, reason in rows
-    ]
-
-
-def counts_by_class(images):
-    """How many images of each class there are to train on; of many classes, the extremes."""
-    counts = collections.Counter(label for _, label in images.train)
-    ordered = sorted(range(len(images.class_names)), key=lambda label: -counts[label])
-    words = [f"{images.class_names[label]} {counts[label]}" for label in ordered]
-    if len(words) > LISTED:
-        half = LISTED // 2
-        left_out = f"... ({len(words) - 2 * half} more)"
-        words = [*words[:half], left_out, *words[-half:]]
-    return ", ".join(words)
-
-
-def _only_one(device):
-    return f"one of {device.count}; docs/scaling.md has more" if device.count > 1 else ""

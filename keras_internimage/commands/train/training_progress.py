@@ -160,10 +160,12 @@ def _results(logs):
     for key, name in (
         ("loss", "loss"),
         ("accuracy", "accuracy"),
+        ("logits_mean_iou", "mIoU"),
         ("val_loss", "validation loss"),
         ("val_accuracy", "validation accuracy"),
+        ("val_logits_mean_iou", "validation mIoU"),
     ):
         if key in (logs or {}):
             value = float(logs[key])
-            words.append(f"{name} {value:.1%}" if "accuracy" in name else f"{name} {value:.4f}")
+            words.append(f"{name} {value:.4f}" if "loss" in key else f"{name} {value:.1%}")
     return ", ".join(words)

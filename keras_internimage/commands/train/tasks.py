@@ -1,0 +1,74 @@
+"""What a training is for: classes of images, or of pixels. Plain data, known without Keras."""
+
+import dataclasses
+import importlib
+
+from keras_internimage.variants import VARIANTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task, and what the command chooses for it.
+
+    Attributes:
+        name: of the task, and of the module beside this one that does what only this task needs.
+        metric: what is measured in validation: its key in the history.
+        measure: the same in words.
+        recipe, scratch: keys of `training.RECIPES`, for pretrained weights and for random ones.
+        variants: keys of `VARIANTS` that there is a model of.
+        weights: what `--weights` takes, in words.
+        network: how a variant is called.
+        crops: what `resolution` is.
+        try_it: the command that runs a finished model.
+    """
+
+    name: str
+    metric: str
+    measure: str
+    recipe: str
+    scratch: str
+    variants: tuple[str, ...]
+    weights: str
+    network: str
+    crops: str
+    try_it: str
+
+    def module(self):
+        """The module of the task, which imports Keras."""
+        return importlib.import_module(f"keras_internimage.commands.train.{self.name}")
+
+
+CLASSIFICATION = Task(
+    name="classification",
+    metric="val_accuracy",
+    measure="of the validation images right",
+    recipe="finetune",
+    scratch="scratch",
+    variants=tuple(VARIANTS),
+    weights="imagenet, imagenet22k",
+    network="InternImage",
+    crops="pixels",
+    try_it="internimage-predict",
+)
+SEGMENTATION = Task(
+    name="segmentation",
+    metric="val_logits_mean_iou",
+    measure="mIoU on the validation images",
+    recipe="finetune-upernet",
+    scratch="scratch-upernet",
+    variants=tuple(name for name in VARIANTS if name != "G"),
+    weights="imagenet, imagenet22k, ade20k, cityscapes",
+    network="UperNet on InternImage",
+    crops="pixels: crops, and the shorter side in validation",
+    try_it="internimage-segment",
+)
+TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION)}
+
+
+def of(options):
+    """The `Task` of the options: the one given, or by what the folder of the data holds."""
+    from keras_internimage.data.mask_layout import holds_masks
+
+    if options.task is not None:
+        return TASKS[options.task]
+    return SEGMENTATION if holds_masks(options.data) else CLASSIFICATION
