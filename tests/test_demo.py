@@ -5,11 +5,13 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import shapes
 from PIL import Image
-from small_models import SMALL
+from small_models import SMALL, upernet
 
 import keras_internimage
 from keras_internimage.checkpoints import DownloadError
+from keras_internimage.segmenter import load_segmenter
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -145,6 +147,25 @@ def test_fine_tune(example, folder, monkeypatch, capsys):
     assert received["weights"] == "imagenet" and received["classes"] == 3
     assert "Classes: bright, coloured, dark. Wrote new.keras" in capsys.readouterr().out
     assert keras.saving.load_model("new.keras").output_shape == (None, 3)
+
+
+@pytest.mark.any_backend
+def test_fine_tune_segmentation(example, tmp_path, monkeypatch, capsys):
+    received = {}
+
+    def build(backbone_weights, drop_path_rate, **options):
+        received.update(weights=backbone_weights, rate=drop_path_rate, **options)
+        return upernet(image_shape=(None, None, 3), **options)
+
+    monkeypatch.setattr(keras_internimage, "UperNetT", build)
+    shapes.folder(tmp_path / "street", images=3, validation=1)
+    module = example("fine_tune_segmentation")
+    arguments = "street --epochs 1 --batch-size 2 --size 64 --out new.keras"
+    example.run(module, *arguments.split())
+    assert received == {"weights": "imagenet", "rate": 0.1, "classes": 3, "auxiliary": True}
+    assert "Classes: ground, sky, square. Wrote new.keras" in capsys.readouterr().out
+    logits = load_segmenter("new.keras", labels=shapes.CLASSES)
+    assert logits.classes == 3
 
 
 @pytest.mark.any_backend

@@ -120,7 +120,7 @@ def holds_masks(folder: str | os.PathLike) -> bool:
     names = {path.name.lower() for path in inner}
     pairs = [names, *({x.name.lower() for x in _folders(p)} for p in inner if kind_of(p.name))]
     archives = {_ADE, _VOC} & {path.name for path in inner}
-    if archives or _is_voc(folder) or _is_cityscapes(folder):
+    if archives or any(map(_is_voc, (folder, *inner))) or _is_cityscapes(folder):
         return True
     return any(n & IMAGES and n & MASKS for n in pairs)
 

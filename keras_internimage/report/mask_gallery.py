@@ -142,8 +142,10 @@ def draw(worst, names, theme, lettering):
         x, y = margin + column * (triple + between), top + row * (cell + words)
         for k, picture in enumerate(one.pictures):
             gallery.show(made, x + k * (cell + gap), y, cell, picture, theme)
-        say(x, y + cell + 0.2, scores(one), 9, theme.wrong, "bold", triple / 2)
-        say(x + triple / 2, y + cell + 0.2, one.path, 7, theme.muted, room=triple / 2)
+        said = scores(one)
+        wide = lettering.width(said, 9, "bold") / 72 + 0.15
+        say(x, y + cell + 0.2, said, 9, theme.wrong, "bold")
+        say(x + wide, y + cell + 0.2, one.path, 7, theme.muted, room=triple - wide)
         left = x
         for label in one.classes:
             wide = min(lettering.width(lettering.drawable(names[label]), 8) / 72, 1.2)

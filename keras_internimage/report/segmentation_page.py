@@ -43,7 +43,7 @@ def render(results, drawn_names, worst, pictures):
 def _tiles(results, scores):
     classes = len(results.class_names)
     known = int(np.isfinite(scores.iou).sum())
-    mean = f"over {count(known, 'class', 'classes')} of all validation pixels"
+    mean = f"over {count(known, 'class', 'classes')}, at the images' own size"
     tiles = [
         ("mIoU", share(scores.mean_iou), "", mean),
         ("Mean accuracy", share(scores.mean_accuracy), "", "over the classes, each counted once"),

@@ -168,12 +168,11 @@ _OWN: dict[str, Any] = {
 
 _OWN_SEGMENTATION: dict[str, Any] = {
     **_DENSE,
-    "official": False,
+    **_OWN,
     "resolution": {"T": 512, "S": 512, "B": 512, "L": 640, "XL": 640, "H": 896},
-    "batch_size": None,
     "schedule": "poly",
     "clip_norm": 5.0,
-    "drop_path_rate": {"T": 0.1, "S": 0.2, "B": 0.2, "L": 0.2, "XL": 0.2, "H": 0.2},
+    "label_smoothing": 0.0,
 }
 
 _ROWS = (
@@ -254,13 +253,7 @@ _ROWS = (
         ("H",),
         resolution=384,
         drop_path_rate=0.6,
-        **{
-            **_FROM_22K,
-            "epochs": 100,
-            "warmup_epochs": 0,
-            "ema": None,
-            "optional_layer_decay": None,
-        },
+        **dict(_FROM_22K, epochs=100, warmup_epochs=0, ema=None, optional_layer_decay=None),
     ),
     Recipe("mask-rcnn-1x", ("T", "S", "B"), drop_path_rate=_SMALL, **_DETECTION, **_ONE),
     Recipe("mask-rcnn-3x", ("T", "S", "B"), drop_path_rate=_SMALL, **_DETECTION, **_THREE),
@@ -297,12 +290,7 @@ _ROWS = (
         layer_decay=0.94,
         drop_path_rate=0.5,
         ema=0.9999,
-        **{
-            **_DETECTION,
-            "batch_size": None,
-            "weight_decay": 1e-4,
-            "clip_norm": 0.1,
-        },
+        **{**_DETECTION, "batch_size": None, "weight_decay": 1e-4, "clip_norm": 0.1},
     ),
     Recipe(
         "upernet-512",

@@ -101,7 +101,7 @@ def test_alternative_texts_say_what_is_seen(tmp_path):
         "val_accuracy": [0.41, 0.8, 0.93, 0.9],
         "learning_rate": [1e-4, 1e-3, 5e-4, 1e-5],
     }
-    found = rendered(results, curves.PANELS)
+    found = rendered(results, curves.panels(results.history))
     texts = [x["alt"] for x in found.all("img")]
     assert all(texts)
     counts = metrics.confusion(results.labels, results.scores.argmax(-1), 2)

@@ -11,6 +11,7 @@ from keras_internimage import __version__, training
 from keras_internimage.checkpoints.errors import DownloadError
 from keras_internimage.commands.train import callbacks, disk, output, tasks
 from keras_internimage.commands.train.epoch_timer import EpochTimer
+from keras_internimage.commands.train.layers import copy_weights
 from keras_internimage.commands.train.training_progress import TrainingProgress
 from keras_internimage.data import labels
 from keras_internimage.data.batches import EpochSetter
@@ -232,9 +233,7 @@ class Run:
         keras.config.set_dtype_policy("float32")
         trained = keras.saving.load_model(self.folder / output.BEST, compile=False)
         model = self.module.finished_model(self.settings, self.classes)
-        for layer in model.layers:
-            if layer.weights:
-                layer.set_weights(trained.get_layer(layer.name).get_weights())
+        copy_weights(trained, model)
         del trained
         callbacks.save(model, self.folder / output.MODEL)
 

@@ -8,6 +8,7 @@ from keras_internimage.checkpoints.keras_files import SUFFIXES
 from keras_internimage.checkpoints.keras_files import read as read_keras_file
 from keras_internimage.checkpoints.names import families
 from keras_internimage.commands.train import output
+from keras_internimage.commands.train.layers import copy_weights
 from keras_internimage.commands.train.settings import CUSTOM
 from keras_internimage.data import labels, masks, palette
 from keras_internimage.data.mask_files import MaskEncoding
@@ -89,6 +90,10 @@ def _colours(rows):
 
 def build_model(settings, classes, weights, auxiliary=True):
     """UperNet, random or with weights: of a whole UperNet, or of the backbone alone."""
+    if auxiliary and weights is not None and _lacks_auxiliary(weights):
+        made = build_model(settings, classes, None)
+        copy_weights(build_model(settings, classes, weights, auxiliary=False), made)
+        return made
     whole = weights is not None and _is_whole(weights)
     of_backbone = {"drop_path_rate": settings.drop_path}
     of_heads = {
@@ -120,6 +125,14 @@ def _is_whole(weights):
     if weights.endswith(SUFFIXES):
         return read_keras_file(weights).table is families.TABLES["upernet"]
     return families.of_official(open_checkpoint(weights).shapes()) == "upernet"
+
+
+def _lacks_auxiliary(weights):
+    """Whether weights are of a UperNet without its auxiliary head, as a training leaves it."""
+    if not weights.endswith(SUFFIXES) or not _is_whole(weights):
+        return False
+    found = read_keras_file(weights)
+    return not any(map(found.table.is_optional, found.official_shapes()))
 
 
 def finished_model(settings, classes):

@@ -1,0 +1,32 @@
+"""UperNet learns: a synthetic set of 20 images by heart, in the Keras way."""
+
+import keras
+import numpy as np
+import shapes
+from small_models import upernet
+
+from keras_internimage import training
+from keras_internimage.preprocessing import preprocess_input
+
+STEPS = 30
+
+
+def test_twenty_images_by_heart():
+    keras.utils.set_random_seed(0)
+    images, masks = (np.stack(x) for x in zip(*map(shapes.pair, range(20)), strict=True))
+    images = preprocess_input(images.astype("float32"))
+    model = upernet(classes=len(shapes.CLASSES), channels=16, auxiliary=True, drop_rate=0.0)
+    row = training.recipe("scratch-upernet", "T", epochs=STEPS, learning_rate=0.01)
+    heads = ("logits", "auxiliary")
+    model.compile(
+        training.optimizer(model, row, STEPS, batch_size=16),
+        loss={head: training.SegmentationLoss() for head in heads},
+        loss_weights={"logits": 1.0, "auxiliary": training.AUXILIARY_WEIGHT},
+        metrics={"logits": [training.MeanIoU(len(shapes.CLASSES))]},
+    )
+    truth = dict.fromkeys(heads, masks.astype("int32"))
+    history = model.fit(
+        images, truth, batch_size=20, epochs=STEPS, shuffle=False, verbose=0
+    ).history
+    assert history["logits_mean_iou"][0] < 0.6 < 0.9 < history["logits_mean_iou"][-1]
+    assert history["loss"][-1] < history["loss"][0] / 4
