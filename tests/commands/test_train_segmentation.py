@@ -65,7 +65,7 @@ def test_what_is_written(trained, data):
     assert {path.name for path in folder.iterdir()} - {".lock"} == WRITTEN
     assert table["data"] == "3 classes, 7 images to train on, 3 to validate with"
     assert table["task"] == "segmentation" and table["recipe"] == "scratch-upernet"
-    assert re.fullmatch(r"ground [\d.]+%, \w+ [\d.]+%, \w+ [\d.]+%", table["pixels by class"])
+    assert re.fullmatch(r"\w+ [\d.]+%, \w+ [\d.]+%, \w+ [\d.]+%", table["pixels by class"])
     listed = rows(folder / "images.csv")
     assert [row["part"] for row in listed] == ["train"] * 7 + ["validation"] * 3
     assert listed[7]["file"] == "images/val/1000.png" and listed[7]["mask"] == "masks/val/1000.png"
@@ -116,7 +116,7 @@ def test_the_report(trained):
             f"val/100{index}.png, {title}" in page for title in ("image", "truth", "prediction")
         )
     ious = [float(x) for x in re.findall(r'"bar" style="--part:[\d.]+">([\d.]+)</span>', page)]
-    assert ious[-6:-3] == sorted(ious[-6:-3])  # of the classes, the worst first
+    assert ious[-3:] == sorted(ious[-3:])  # of the classes, the worst first
     assert "None" not in page and "nan" not in page.split("data:")[0]
 
 
