@@ -1,6 +1,5 @@
 """UperNet learns: a synthetic set of 20 images by heart, in the Keras way."""
 
-import keras
 import numpy as np
 import shapes
 from small_models import upernet
@@ -8,15 +7,24 @@ from small_models import upernet
 from keras_internimage import training
 from keras_internimage.preprocessing import preprocess_input
 
-STEPS = 30
+STEPS = 24
+
+
+def start_alike(model):
+    """Gives the kernels values that do not depend on the backend, as its random numbers do."""
+    random = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if len(variable.shape) > 1 and "offset_mask" not in variable.path:
+            deviation = np.prod(variable.shape[:-1]) ** -0.5
+            variable.assign(random.normal(scale=deviation, size=variable.shape))
 
 
 def test_twenty_images_by_heart():
-    keras.utils.set_random_seed(0)
     images, masks = (np.stack(x) for x in zip(*map(shapes.pair, range(20)), strict=True))
     images = preprocess_input(images.astype("float32"))
     model = upernet(classes=len(shapes.CLASSES), channels=16, auxiliary=True, drop_rate=0.0)
-    row = training.recipe("scratch-upernet", "T", epochs=STEPS, learning_rate=0.01)
+    start_alike(model)
+    row = training.recipe("scratch-upernet", "T", epochs=STEPS, learning_rate=0.02)
     heads = ("logits", "auxiliary")
     model.compile(
         training.optimizer(model, row, STEPS, batch_size=16),
