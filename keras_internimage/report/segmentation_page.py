@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_internimage.report import mask_gallery, matrix, page
-from keras_internimage.report.text import clean, count, number, share
+from keras_internimage.report.text import clean, count, share
 
 
 def render(results, drawn_names, worst, pictures):
@@ -65,7 +65,7 @@ def _classes(scores, names, drawn_names, colours):
             drawn_names[i] if by_number[i] else "",
             share(scores.accuracy[i]),
             f"{np.nan_to_num(scores.iou[i]):.3f}",
-            number(100 * scores.iou[i], 1),
+            share(scores.iou[i]),
             share(scores.pixels[i] / total),
         )
         for i in order

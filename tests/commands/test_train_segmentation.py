@@ -115,8 +115,8 @@ def test_the_report(trained):
         assert all(
             f"val/100{index}.png, {title}" in page for title in ("image", "truth", "prediction")
         )
-    ious = [float(x) for x in re.findall(r'"bar" style="--part:[\d.]+">([\d.]+)</span>', page)]
-    assert ious[-3:] == sorted(ious[-3:])  # of the classes, the worst first
+    ious = [float(x) for x in re.findall(r'"bar" style="--part:[\d.]+">([\d.]+)\s%</span>', page)]
+    assert len(ious) == 6 and ious[:3] == sorted(ious[:3])  # of the classes, the worst first
     assert "None" not in page and "nan" not in page.split("data:")[0]
 
 

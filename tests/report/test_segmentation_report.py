@@ -91,7 +91,11 @@ def test_the_page(tmp_path):
     table = page.rows[page.rows.index(["Class", "Accuracy", "IoU", "Pixels"]) :]
     names = [row[0] for row in table[1:4]]
     assert names == ["square", EVIL, "ground"]
-    assert [row[2] for row in table[1:4]] == ["0.0", "95.0", "–"]
+    assert [row[2] for row in table[1:4]] == [
+        "0.0\N{NO-BREAK SPACE}%",
+        "95.0\N{NO-BREAK SPACE}%",
+        "–",
+    ]
     images = [element for tag, element in page.elements if tag == "img"]
     described = [one["alt"] for one in images if one["alt"].startswith("a/")]
     assert described[:3] == ["a/2.png, image", "a/2.png, truth", "a/2.png, prediction"]
