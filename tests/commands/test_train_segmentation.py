@@ -214,15 +214,23 @@ def test_folders_that_are_not_for_the_task(tmp_path, capsys):
     assert "there is no image with a mask" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("layout", ["ade20k", "voc"])
-def test_archives_as_downloaded(tmp_path, monkeypatch, layout):
+def coloured(root):
+    """A folder whose classes have colours, and ignored pixels one, too."""
+    shapes.folder(root, images=2, validation=1, side=32)
+    lines = [f"{name} {i} 200 0" for i, name in enumerate(shapes.CLASSES)]
+    (root / "classes.txt").write_text("\n".join([*lines, "ignore 9 9 9"]))
+
+
+@pytest.mark.parametrize("layout", ["ade20k", "voc", "coloured"])
+def test_archives_as_downloaded(tmp_path, layout):
     """They are taken for what they are; what a resumed training reads of them is the same."""
-    name = {"ade20k": "ADEChallengeData2016", "voc": "VOC2012"}[layout]
-    getattr(masks, layout)(tmp_path / "archive" / name)
+    name = {"ade20k": "ADEChallengeData2016", "voc": "VOC2012", "coloured": "."}[layout]
+    make = coloured if layout == "coloured" else getattr(masks, layout)
+    make(tmp_path / "archive" / name)
     assert mask_layout.holds_masks(tmp_path / "archive")
     options = cli.parser().parse_args([str(tmp_path / "archive")])
     images = segmentation.scan(options, 0.2, 0)
-    assert len(images.class_names) == {"ade20k": 150, "voc": 21}[layout]
+    assert len(images.class_names) == {"ade20k": 150, "voc": 21, "coloured": 3}[layout]
     chosen, why = settings.choose(
         options, "torch", 2, device.Device("cpu", "CPU"), 150, images.reduce_zero_label
     )
