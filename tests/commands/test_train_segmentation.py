@@ -197,7 +197,7 @@ def test_refused_pairs(tmp_path, capsys):
         "masks/train/0002.png: has the value 3, where classes are 0 to 2, 255 is ignored",
         "masks/train/0003.png: is in colours, which needs a classes.txt with lines",
         "images/train/0004.png: is text, not an image",
-        "--skip-bad leaves these 5 out",
+        "--skip-bad leaves out these 5",
     ):
         assert line in errors
     assert not (tmp_path / "out").exists()
@@ -221,16 +221,24 @@ def coloured(root):
     (root / "classes.txt").write_text("\n".join([*lines, "ignore 9 9 9"]))
 
 
-@pytest.mark.parametrize("layout", ["ade20k", "voc", "coloured"])
+@pytest.mark.parametrize("layout", ["ade20k", "voc", "cityscapes", "coloured"])
 def test_archives_as_downloaded(tmp_path, layout):
     """They are taken for what they are; what a resumed training reads of them is the same."""
-    name = {"ade20k": "ADEChallengeData2016", "voc": "VOC2012", "coloured": "."}[layout]
+    name = {"ade20k": "ADEChallengeData2016", "voc": "VOC2012"}.get(layout, ".")
     make = coloured if layout == "coloured" else getattr(masks, layout)
     make(tmp_path / "archive" / name)
     assert mask_layout.holds_masks(tmp_path / "archive")
     options = cli.parser().parse_args([str(tmp_path / "archive")])
     images = segmentation.scan(options, 0.2, 0)
-    assert len(images.class_names) == {"ade20k": 150, "voc": 21, "coloured": 3}[layout]
+    assert (
+        len(images.class_names)
+        == {
+            "ade20k": 150,
+            "voc": 21,
+            "cityscapes": 19,
+            "coloured": 3,
+        }[layout]
+    )
     chosen, why = settings.choose(
         options, "torch", 2, device.Device("cpu", "CPU"), 150, images.reduce_zero_label
     )
@@ -263,8 +271,8 @@ def test_weights_of_a_file_are_those_of_what_it_holds(tmp_path):
     chosen, _ = settings.choose(options, "jax", 10, device.Device("cpu", "CPU"), 3)
     found = {
         classifier(TINY): ("stage1_block1",),
-        upernet(classes=5): ("stage1_block1", "decode_fpn1_conv"),
-        upernet(auxiliary=True): ("stage1_block1", "decode_fpn1_conv", "auxiliary_conv"),
+        upernet(classes=5): ("stage1_block1", "decode_fpn1"),
+        upernet(auxiliary=True): ("stage1_block1", "decode_fpn1", "auxiliary"),
     }
     for source, layers in found.items():
         source.save(tmp_path / "file.keras")

@@ -20,10 +20,10 @@ _MAY_CHANGE = ("epochs", "early_stopping")
 _EPILOG = """\
 DATA_DIR has one folder of images for each class, or train/ and val/ with these inside. For
 segmentation, a class for each pixel: images/ and masks/, with train/ and val/ inside or without, or
-ADE20K or PASCAL VOC as downloaded; classes.txt names the classes. Every image and mask is read once
-before the training starts. In the output folder: model.keras, labels.json, report.html with its
-pictures, history.csv, images.csv (which image was used for what), logs/ for TensorBoard, last.keras
-and best.keras to resume from.
+ADE20K, PASCAL VOC or Cityscapes as downloaded; classes.txt names the classes. Every image and mask
+is read once before the training starts. In the output folder: model.keras, labels.json, report.html
+with its pictures, history.csv, images.csv (which image was used for what), logs/ for TensorBoard,
+last.keras and best.keras to resume from.
 """
 
 

@@ -1,5 +1,6 @@
 """What a training for classes of pixels has of its own."""
 
+import dataclasses
 import pathlib
 
 from keras_internimage import models, training
@@ -52,8 +53,7 @@ def record(images):
         "masks": {
             "folder": str(images.folder),
             "palette": images.palette,
-            "colours": images.encoding.palette,
-            "ignored_colours": images.encoding.ignored,
+            "encoding": dataclasses.asdict(images.encoding),
             "train_pixels": images.train_pixels,
             "validation_pixels": images.validation_pixels,
         }
@@ -70,22 +70,18 @@ def restored(rows, settings, kept, bad):
     return masks.SegmentationImages(
         pathlib.Path(known["folder"]),
         names,
-        _colours(known["palette"]),
+        _tuples(known["palette"]),
         *parts,
-        MaskEncoding(
-            len(names),
-            settings.reduce_zero_label,
-            _colours(known["colours"]),
-            _colours(known["ignored_colours"]),
-        ),
+        MaskEncoding(**{name: _tuples(value) for name, value in known["encoding"].items()}),
         tuple(known["train_pixels"]),
         tuple(known["validation_pixels"]),
         bad,
     )
 
 
-def _colours(rows):
-    return tuple(map(tuple, rows))
+def _tuples(value):
+    """What JSON made lists of, as it was."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def build_model(settings, classes, weights, auxiliary=True):
