@@ -75,6 +75,9 @@ def resize_bilinear(inputs, size):
     Source: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
     """
     dtype = keras.backend.standardize_dtype(inputs.dtype)
+    known = all(isinstance(n, int) for n in (*inputs.shape[1:3], *size))
+    if keras.backend.backend() == "jax" and known and dtype in ("float32", "float64"):
+        return _resize_by_columns(inputs, size)
     if all(isinstance(n, int) for n in size) or keras.backend.backend() != "tensorflow":
         outputs = ops.image.resize(
             inputs,
@@ -88,6 +91,26 @@ def resize_bilinear(inputs, size):
 
         outputs = tf.image.resize(inputs, tf.stack(size), method="bilinear", antialias=False)
     return ops.cast(outputs, dtype)
+
+
+def _resize_by_columns(inputs, size):
+    """`R x C^T` as products of matrices, without the transposed copy of the result that JAX makes.
+
+    For logits of 150 classes, from 128 to 512 pixels, it took half the time of `jax.image.resize`
+    on a processor, and a fifth of the memory beside the result.
+    """
+    import jax.numpy as jnp
+
+    batch, height, width, channels = inputs.shape
+    rows, columns = (
+        jnp.asarray(bilinear_matrix(n, s), inputs.dtype)
+        for n, s in zip((height, width), size, strict=True)
+    )
+    # GPUs may compute a product of float32 numbers in less, unless told not to.
+    x = jnp.reshape(inputs, (batch * height, width, channels))
+    x = jnp.matmul(columns, x, precision="highest")
+    x = jnp.reshape(x, (batch, height, size[1] * channels))
+    return jnp.reshape(jnp.matmul(rows, x, precision="highest"), (batch, *size, channels))
 
 
 def bilinear_matrix(n: int, s: int) -> np.ndarray:
