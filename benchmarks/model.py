@@ -14,7 +14,8 @@ What is timed is what a user runs; images are tensors of the backend already.
 - inference: PyTorch `model(x)` in `torch.inference_mode()`, eager, for the official side as well;
   TensorFlow a `tf.function` of the model; JAX a `jax.jit` of `model.stateless_call`.
 - training: forward pass, cross entropy, gradients, AdamW, the loss as a number. Keras:
-  `model.compile(AdamW, SparseCategoricalCrossentropy(from_logits=True))`, `train_on_batch`;
+  `model.compile(AdamW, SparseCategoricalCrossentropy(from_logits=True))`, `train_on_batch`, AdamW
+  being `training.LayerwiseAdamW`, as in `internimage-train`, and Keras' own for ConvNeXt;
   official: the same with `torch.optim.AdamW`. No stochastic depth anywhere. The losses of ours
   and of the official side must agree over the first two steps. One table for each backend, as
   all processes together would need much memory.
@@ -189,11 +190,13 @@ class Side(interleaved.Contender):
             return self._training_official(x, y)
         import keras
 
+        if self.kind == "convnext":
+            optimizer = keras.optimizers.AdamW
+        else:
+            from keras_internimage.training import LayerwiseAdamW as optimizer
         # "auto" is Keras' default.
         self.model.compile(
-            optimizer=keras.optimizers.AdamW(
-                LEARNING_RATE, weight_decay=WEIGHT_DECAY, epsilon=EPSILON
-            ),
+            optimizer=optimizer(LEARNING_RATE, weight_decay=WEIGHT_DECAY, epsilon=EPSILON),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=compiled if self.kind == "convnext" else "auto",
         )

@@ -161,50 +161,33 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         return ops.cast(learning_rate, "float32") / first, ops.sqrt(second)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        # PyTorch runs one small kernel after the other, thousands a step; its `foreach` operations
-        # take all variables at once. Keras has the same for its own optimizers at this place. It is
-        # no public method, but nothing depends on it: without it, `update_step` does the same.
-        if keras.backend.backend() == "torch":
-            self._foreach_step(grads, trainable_variables, learning_rate)
-        else:
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
-
-    def _foreach_step(self, grads, variables, learning_rate):
+        # PyTorch runs one small kernel after the other, thousands a step; its `fused` and `foreach`
+        # operations take all variables at once. Keras has the same for its own optimizers at this
+        # place. It is no public method, but nothing depends on it: without it, `update_step` does
+        # the same.
+        if keras.backend.backend() != "torch":
+            return super()._backend_update_step(grads, trainable_variables, learning_rate)
         import torch
 
-        indices = [self._get_variable_index(variable) for variable in variables]
-        by_type = {}
-        for index, gradient, variable in zip(indices, grads, variables, strict=True):
-            value = variable.value
-            row = (index, gradient.to(value.dtype), value)
-            by_type.setdefault((value.dtype, value.device), []).append(row)
+        from keras_internimage.training import optimizer_torch
+
         rate, root = self._corrected(learning_rate)
+        groups = {}
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            index = self._get_variable_index(variable)
+            value = variable.value
+            moments = (self._momentums[index].value, self._velocities[index].value)
+            row = (value, gradient.to(value.dtype), *moments, *self._factors[index])
+            groups.setdefault((value.dtype, value.device), []).append(row)
+        betas = (self.beta_1, self.beta_2)
         with torch.no_grad():
-            for (dtype, device), rows in by_type.items():
-                indices, gradients, values = map(list, zip(*rows, strict=True))
-                factors = [self._factors[index] for index in indices]
-                m = [self._momentums[index].value for index in indices]
-                v = [self._velocities[index].value for index in indices]
-                torch._foreach_mul_(m, self.beta_1)
-                torch._foreach_add_(m, gradients, alpha=1 - self.beta_1)
-                torch._foreach_mul_(v, self.beta_2)
-                torch._foreach_addcmul_(v, gradients, gradients, value=1 - self.beta_2)
-                denominator = torch._foreach_sqrt(v)
-                torch._foreach_div_(denominator, root.to(device, dtype))
-                torch._foreach_add_(denominator, self.epsilon)
-                update = torch._foreach_div(m, denominator)
-                torch._foreach_mul_(update, [factor for factor, _ in factors])
-                torch._foreach_mul_(update, rate.to(device, dtype))
-                shrinks = [factor * decay for factor, decay in factors]
-                decayed = [i for i, shrink in enumerate(shrinks) if shrink]
-                if decayed:
-                    lost = torch._foreach_mul(
-                        [values[i] for i in decayed], [shrinks[i] for i in decayed]
-                    )
+            for rows in groups.values():
+                if optimizer_torch.can_fuse(rows):
+                    step = ops.cast(self.iterations + 1, "float32")
+                    optimizer_torch.fused(rows, learning_rate, step, betas, self.epsilon)
+                else:
                     current = ops.convert_to_tensor(learning_rate, "float32")
-                    torch._foreach_mul_(lost, current.to(device, dtype))
-                    torch._foreach_add_([update[i] for i in decayed], lost)
-                torch._foreach_sub_(values, update)
+                    optimizer_torch.foreach(rows, current, rate, root, betas, self.epsilon)
 
     def finalize_variable_values(self, var_list):
         """Puts the moving averages in the variables' place, when `fit` ends."""

@@ -101,7 +101,7 @@ class Reference:
             assert error < 1e-6, (variable.path, error)
 
 
-PATHS = ["foreach", "update_step"] if TORCH else ["update_step"]
+PATHS = ["fused", "foreach", "update_step"] if TORCH else ["update_step"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -114,6 +114,17 @@ def test_step_by_step_as_parameter_groups_in_pytorch(monkeypatch, path, accumula
                 self.update_step(grad, variable, learning_rate)
 
         monkeypatch.setattr(training.LayerwiseAdamW, "_backend_update_step", one_by_one)
+    elif TORCH:
+        from keras_internimage.training import optimizer_torch
+
+        taken = {"fused": [], "foreach": []}
+        for name, calls in taken.items():
+            step = getattr(optimizer_torch, name)
+            monkeypatch.setattr(
+                optimizer_torch, name, lambda *a, c=calls, s=step: c.append(1) or s(*a)
+            )
+        if path == "foreach":
+            monkeypatch.setattr(optimizer_torch, "can_fuse", lambda rows: False)
     row = recipe()
     model = trained_models.classifier(layer_scale=1e-2)
     optimizer = training.optimizer(model, row, STEPS, 1024, accumulation)
@@ -127,6 +138,24 @@ def test_step_by_step_as_parameter_groups_in_pytorch(monkeypatch, path, accumula
         ]
         reference.step(t, mean)
         reference.check(model)
+    if TORCH and path != "update_step":
+        assert [name for name, calls in taken.items() if calls] == [path]
+
+
+def test_gradients_that_do_not_lie_in_order():
+    model = trained_models.classifier()
+    optimizer = training.optimizer(model, recipe(warmup_epochs=0), STEPS)
+    reference = Reference(model, recipe(warmup_epochs=0), STEPS, 1.0)
+    grads = gradients(model, 0)
+    if TORCH:
+        import torch
+
+        tensors = [torch.from_numpy(g.T.copy()).permute(*reversed(range(g.ndim))) for g in grads]
+        optimizer.apply(tensors, chosen(model))
+    else:
+        apply(optimizer, model, grads)
+    reference.step(0, grads)
+    reference.check(model)
 
 
 def test_frozen_after_the_optimizer_was_made():
