@@ -29,7 +29,7 @@ def read(path):
         ValueError: it is no file of labels.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_text("utf-8"))
+        content = json.loads(pathlib.Path(path).read_text("utf-8-sig"))
     except FileNotFoundError:
         return None
     except ValueError as error:

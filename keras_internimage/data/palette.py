@@ -35,7 +35,7 @@ def read_classes(
     """Names, colours and the colours of ignored pixels of a `classes.txt`.
 
     The lines are `name` or `name R G B`, the class 0 first; a name may hold spaces. A line
-    `ignore R G B` is no class: pixels of that colour count nowhere.
+    `ignore R G B` is no class: pixels of that colour count nowhere. There are no comments.
 
     Returns:
         `(names, palette, ignored)`; the last two are empty where the lines have no colours.
@@ -58,6 +58,10 @@ def read_classes(
         problem = None
         if not name:
             problem = "an empty line"
+        elif text.startswith("#"):
+            problem = f"{text}: there are no comments"
+        elif colour is None and re.search(r"\d[\s,;]+\d+[\s,;]+\d", text):
+            problem = f"{text}: a colour is three numbers at the end, after spaces"
         elif colour is not None and max(colour) > 255:
             problem = f"{text}: colours are numbers of 0 to 255"
         elif colour in palette or colour in ignored:

@@ -374,6 +374,10 @@ class TestClassesFile:
         ("text", "problem"),
         [
             ("a\n\nb", "line 2: an empty line"),
+            ("# of streets\na\nb", "line 1: # of streets: there are no comments"),
+            ("a,0,0,0\nb,1,1,1", "line 1: a,0,0,0: a colour is three numbers at the end"),
+            ("0 0 0 a", "line 1: 0 0 0 a: a colour is three numbers at the end"),
+            ("a 0 0 0 # black", "line 1: a 0 0 0 # black: a colour is three numbers at the end"),
             ("a 1 2 3\nb", "line 2: b: either all lines have a colour, or none has"),
             ("a\nb 1 2 3", "line 2: b 1 2 3: either all lines"),
             ("a\na", "line 2: a, a second time"),
