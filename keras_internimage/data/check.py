@@ -118,12 +118,12 @@ def count(number, noun):
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def refusal(folder, problems, skippable=0, what=""):
-    """A message that refuses a folder for all of its problems.
+def refusal(folder, problems, skippable=0, what="", use="trained"):
+    """A message that refuses a folder, to be trained or evaluated on, for all of its problems.
 
     With `skip_bad`, as many as `skippable` of them would be left out, which are called `what`.
     """
-    lines = [f"The folder must be fit to be trained on. Received: {folder} with"]
+    lines = [f"The folder must be fit to be {use} on. Received: {folder} with"]
     lines += [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more ({len(problems)} in all)")

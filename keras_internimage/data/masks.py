@@ -13,6 +13,11 @@ from keras_internimage.data.mask_files import IGNORED, MaskEncoding, examine
 from keras_internimage.data.mask_layout import MaskLayout, Pair, mask_layout
 from keras_internimage.data.palette import Colour, default_palette
 
+_WHITE = (
+    "255 stands for ignored pixels: if it is a class here, number it 1, or give classes.txt the "
+    "lines `background 0 0 0` and `name 255 255 255`"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class SegmentationImages:
@@ -122,7 +127,9 @@ def scan_segmentation(
             pixels[pair] = counts
         else:
             bad.append(problem)
-    problems = [] if skip_bad else [f"{_shown(file, layout.folder)}: {why}" for file, why in bad]
+    # Where nothing is left, the reasons are told.
+    told = [] if skip_bad and pixels else bad
+    problems = [f"{_shown(file, layout.folder)}: {why}" for file, why in told]
     train = [pair for pair in train if pair in pixels]
     if validation is not None:
         validation = [pair for pair in validation if pair in pixels]
@@ -134,7 +141,8 @@ def scan_segmentation(
     if problems:
         skippable = 0 if skip_bad else len(bad)
         what = "this pair" if skippable == 1 else f"these {skippable}"
-        raise FolderError(refusal(layout.folder, problems, skippable, what))
+        use = "trained" if part is None else "evaluated"
+        raise FolderError(refusal(layout.folder, problems, skippable, what, use))
     if validation is None:
         train, validation = _split(train, validation_split, seed)
     for side, what in ((train, "to train on"), (validation, "for validation")):
@@ -205,12 +213,16 @@ def _classes_seen(total, names, encoding, for_training):
     if not len(seen):
         return ["all pixels of all masks are ignored"]
     problem = f"all masks hold one class alone, {names[seen[0]]}, and there must be two or more"
-    if total[IGNORED] and seen[0] == 0 and not encoding.reduce_zero_label:
-        problem += (
-            "; 255 stands for ignored pixels: if it is a class here, number it 1, or give "
-            "classes.txt the lines `background 0 0 0` and `name 255 255 255`"
-        )
+    if _only_zero(total, encoding):
+        problem += f"; {_WHITE}"
     return [problem]
+
+
+def _only_zero(total, encoding):
+    """Whether all masks hold 0 and 255 alone, as black and white pictures of one class do."""
+    seen = np.flatnonzero(total).tolist()
+    as_stored = not (encoding.reduce_zero_label or encoding.palette or encoding.numbers)
+    return seen == [0, IGNORED] and as_stored
 
 
 def _shown(path, folder):
@@ -246,4 +258,6 @@ def _notes(layout, train, bad, pixels, total, names):
     if absent:
         listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
         notes.append(f"Without a pixel{' to train on' if train else ''}: {listed}.")
+    if _only_zero(total, layout.encoding):
+        notes.append(f"All masks hold 0 and 255 alone; {_WHITE}.")
     return notes
