@@ -1,5 +1,7 @@
 """`Segmenter`: what the published test pipeline says, computed once more in the plain way."""
 
+import re
+
 import keras
 import numpy as np
 import photographs
@@ -284,7 +286,7 @@ class TestLoading:
         assert segmenter.resizing == Resizing(64, 256, 32) and segmenter.palette[2] == (7, 8, 9)
         with pytest.warns(UserWarning, match="of the model's 3 outputs the first 2 count"):
             assert load_segmenter(tmp_path, labels=["x", "y"]).classes == 2
-        (tmp_path / "labels.json").write_text('["a", "b"]')
+        (tmp_path / "labels.json").write_text('\ufeff["a", "b"]')
         with pytest.raises(ValueError, match="as many as the model has classes, 3. Received: 2"):
             load_segmenter(tmp_path)
 
@@ -310,8 +312,13 @@ class TestArguments:
         ("options", "message"),
         [
             ({"labels": "abcd"}, "no more than the model's outputs, 3. Received: 4 labels"),
+            ({"labels": "a"}, "labels must be at least two"),
             ({"palette": [(0, 0, 0)]}, "palette must have a colour"),
+            ({"palette": [(0, 0, 256)] * 3}, "palette must have a colour .R, G, B., 0 to 255"),
+            ({"palette": 5}, "palette must have a colour"),
+            ({"resizing": 512}, "resizing must be a Resizing or None. Received: resizing=512"),
             ({"scales": ()}, "scales must be positive numbers"),
+            ({"scales": 0.5}, "scales must be positive numbers"),
             ({"scales": (1, -1)}, "scales must be positive numbers"),
             ({"batch_size": 0}, "batch_size must be a positive int. Received: batch_size=0"),
             ({"crop": 0}, "`crop` must be a positive int or two"),
@@ -341,6 +348,31 @@ class TestArguments:
             with pytest.raises(ValueError, match=message):
                 Segmenter(model, LABELS, **options)
         Segmenter(model, LABELS, crop=(32, 48), resizing=Resizing(64), scales=(1, 2))
+
+    def test_logits_that_are_no_numbers(self, photograph):
+        model = tiny()
+        model.set_weights([np.full_like(model.get_weights()[0], np.nan)])
+        with pytest.raises(ValueError, match="logits must be finite. Received: .* NaN from tiny"):
+            Segmenter(model, LABELS).label_map(photograph)
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes",
+            "CUDA out of memory. Tried to allocate 9 GiB",
+            "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.",
+        ],
+    )
+    def test_a_model_that_runs_out_of_memory(self, photograph, monkeypatch, message):
+        model = tiny()
+        segmenter = Segmenter(model, LABELS)
+
+        def fail(_):
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(segmenter._network, "predict_on_batch", fail)
+        with pytest.raises(MemoryError, match=re.escape(message)):
+            segmenter.label_map(photograph)
 
     def test_what_is_no_image_or_model(self, model, photograph):
         with pytest.raises(ValueError, match="PIL image of mode RGB"):

@@ -237,12 +237,16 @@ def _check(model, input_shape, batch_size):
 
 
 def _check_logits(model):
-    """Raises ValueError unless a model gives a score of each class for each pixel, and no more."""
+    """Raises ValueError unless a model gives a score of each class for each pixel, and no more.
+
+    Of one class, every pixel would be it.
+    """
     shapes = [tuple(output.shape) for output in keras.tree.flatten(model.outputs)]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] is None:
+    if len(shapes) != 1 or len(shapes[0]) != 4 or (shapes[0][-1] or 0) < 2:
         raise ValueError(
             "`include_argmax=True` needs a segmentation model, whose one output are logits "
-            f"(N, h, w, classes). Received: {model.name} with the outputs {shapes}"
+            "(N, h, w, classes) of two classes or more. "
+            f"Received: {model.name} with the outputs {shapes}"
         )
 
 

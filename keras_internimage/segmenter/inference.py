@@ -1,8 +1,10 @@
 """From an image to the class of each of its pixels, as the official models are tested."""
 
 import math
+import numbers
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 # Of the published multi-scale numbers, which also average over mirrored images.
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+# In what PyTorch, TensorFlow and JAX raise, none of it a MemoryError.
+_NO_MEMORY = "out of memory|out_of_memory|can't allocate memory|resource.?exhausted"
 
 
 class Segmenter:
@@ -47,8 +51,8 @@ class Segmenter:
     Args:
         model: a Keras model from normalised images `(N, H, W, 3)` to logits `(N, h, w, classes)`,
             or to a dict with "logits". A `UperNet` is run up to its last convolution, at 1/4.
-        labels: names of the classes. Outputs of the model beyond them are left out: those for
-            Cityscapes have 150, of which 19 mean something.
+        labels: names of the classes, two or more. Outputs of the model beyond them are left out:
+            those for Cityscapes have 150, of which 19 mean something.
         palette: a colour for each class; None takes `data.palette.default_palette`.
         resizing: the size at which the model sees images. None leaves them at their own, or at the
             model's where that is fixed.
@@ -78,22 +82,19 @@ class Segmenter:
     ):
         outputs = check_model(model)
         self.labels = tuple(map(str, labels))
-        if not 1 <= len(self.labels) <= outputs:
+        # Of one class, every pixel would be it.
+        if not 2 <= len(self.labels) <= outputs:
             raise ValueError(
-                f"labels must be at least one, and no more than the model's outputs, {outputs}. "
+                f"labels must be at least two, and no more than the model's outputs, {outputs}. "
                 f"Received: {len(self.labels)} labels"
             )
-        given = default_palette(len(self.labels)) if palette is None else palette
-        self.palette: tuple[Colour, ...] = tuple(map(tuple, given))  # type: ignore[arg-type]
-        if len(self.palette) != len(self.labels) or any(len(c) != 3 for c in self.palette):
+        self.palette = _colours(palette, len(self.labels))
+        if not isinstance(resizing, Resizing | None):
             raise ValueError(
-                f"palette must have a colour (R, G, B) for each of {len(self.labels)} classes. "
-                f"Received: palette={palette!r}"
+                f"resizing must be a Resizing or None. Received: resizing={resizing!r}"
             )
         self.model, self.resizing, self.flip = model, resizing, bool(flip)
-        self.scales = tuple(scales)
-        if not self.scales or not all(0 < x < math.inf for x in self.scales):
-            raise ValueError(f"scales must be positive numbers. Received: scales={scales!r}")
+        self.scales = _positive(scales)
         check_positive("batch_size", batch_size)
         self.batch_size = batch_size
         self.crop, self.stride = _window(crop, stride)
@@ -114,6 +115,10 @@ class Segmenter:
 
         Returns:
             uint8 array `(H, W)`, or int32 for more than 256 classes.
+
+        Raises:
+            ValueError: `image` is not as said above, or the model gives infinite logits or NaN.
+            MemoryError: what the model makes of the image does not fit into memory.
         """
         dtype = "uint8" if self.classes <= 256 else "int32"
         labels = np.empty((image.height, image.width), dtype)
@@ -129,6 +134,9 @@ class Segmenter:
 
         Returns:
             float32 array `(H, W, classes)`; 0.6 KB a pixel for 150 classes.
+
+        Raises:
+            ValueError, MemoryError: as `label_map`.
         """
         made = np.empty((image.height, image.width, self.classes), "float32")
         several = len(self.scales) > 1 or self.flip
@@ -211,10 +219,21 @@ class Segmenter:
         return self.resizing.sizes(height, width, scale)
 
     def _predict(self, images):
-        outputs = self._network.predict_on_batch(np.ascontiguousarray(images))
+        try:
+            outputs = self._network.predict_on_batch(np.ascontiguousarray(images))
+        except Exception as error:
+            if re.search(_NO_MEMORY, f"{type(error).__name__} {error}", re.IGNORECASE):
+                raise MemoryError(str(error)) from error
+            raise
         if isinstance(outputs, dict):
             outputs = outputs["logits"]
-        return np.asarray(keras.ops.convert_to_numpy(outputs), "float32")[..., : self.classes]
+        scores = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")[..., : self.classes]
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                "The model's logits must be finite. Received: infinite ones or NaN from "
+                f"{self.model.name}, for images of {images.shape[2]} x {images.shape[1]} pixels"
+            )
+        return scores
 
     def _check_fixed(self):
         shape = f"the model takes images of {self._fixed[0]} x {self._fixed[1]} pixels"
@@ -259,6 +278,28 @@ def check_model(model: "keras.Model") -> int:
             f"Received: {getattr(model, 'name', model)}, from {taken} to {given}"
         )
     return shape[-1]
+
+
+def _colours(palette, classes) -> tuple[Colour, ...]:
+    if palette is None:
+        return default_palette(classes)
+    colours = np.asarray(palette)
+    whole = colours.shape == (classes, 3) and np.issubdtype(colours.dtype, np.integer)
+    if not whole or colours.min() < 0 or colours.max() > 255:
+        raise ValueError(
+            f"palette must have a colour (R, G, B), 0 to 255, for each of {classes} classes. "
+            f"Received: palette={palette!r}"
+        )
+    return tuple(map(tuple, colours.tolist()))
+
+
+def _positive(scales):
+    given = tuple(scales) if np.ndim(scales) == 1 else ()
+    if not given or not all(isinstance(x, numbers.Real) and 0 < x < math.inf for x in given):
+        raise ValueError(
+            f"scales must be positive numbers, one or more. Received: scales={scales!r}"
+        )
+    return given
 
 
 def _window(crop, stride):

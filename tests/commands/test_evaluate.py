@@ -296,15 +296,36 @@ class TestSegmentation:
         assert "mIoU          -" in printed
 
     @pytest.mark.any_backend
+    def test_what_is_told_of_masks_that_fit_nowhere(self, segmenter, tmp_path, capsys):
+        data = masks.folder(tmp_path / "data", 2)
+        for path in (data / "masks").iterdir():
+            Image.new("L", (64, 48), 0).save(path)
+        (data / "classes.txt").unlink(missing_ok=True)
+        mask = Image.new("L", (64, 48), 0)
+        mask.putpixel((1, 2), 255)
+        mask.save(data / "masks" / "000.png")
+        _, _, errors = results(capsys, tmp_path, segmenter, data)
+        assert "All masks hold 0 and 255 alone; 255 stands for ignored pixels" in errors
+        for path in (data / "masks").iterdir():
+            Image.new("L", (64, 48), 77).save(path)
+        assert cli.main([str(segmenter), str(data)]) == 2
+        errors = capsys.readouterr().err
+        assert "fit to be evaluated on" in errors and "001.png: has the value 77" in errors
+
+    @pytest.mark.any_backend
     def test_a_file_that_goes_bad_meanwhile(self, tmp_path):
-        data = scanning.scan_segmentation(masks.folder(tmp_path, 3), part="validation")
+        """Files that can be read no more, and an image too large for the memory."""
+        data = scanning.scan_segmentation(masks.folder(tmp_path, 4), part="validation")
 
         class Constant:
             classes = 2
 
             def label_map(self, image):
+                if image.tobytes() == too_large:
+                    raise MemoryError
                 return np.ones(image.size[::-1], int)
 
+        too_large = Image.open(tmp_path / "images" / "003.png").tobytes()
         (tmp_path / "images" / "000.png").write_text("text")
         (tmp_path / "masks" / "001.png").unlink()
         counts, failed = segmentation.confusion(Constant(), data)
@@ -313,6 +334,7 @@ class TestSegmentation:
         assert failed == [
             (tmp_path / "images" / "000.png", "is text, not an image"),
             (tmp_path / "masks" / "001.png", "is not there any more"),
+            (tmp_path / "images" / "003.png", "does not fit into memory"),
         ]
 
 

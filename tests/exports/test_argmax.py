@@ -150,6 +150,7 @@ def test_other_models_are_refused(tmp_path):
     pooled = keras.layers.GlobalAveragePooling2D(data_format="channels_last")(images)
     for outputs, received in [
         (keras.layers.Dense(4)(pooled), r"\(None, 4\)"),
+        (keras.layers.Conv2D(1, 1, data_format="channels_last")(images), r"\(None, 8, 8, 1\)"),
         ({"logits": images, "auxiliary": images}, r"\(None, 8, 8, 3\), \(None, 8, 8, 3\)"),
     ]:
         with pytest.raises(ValueError, match=f"needs a segmentation model.*{received}"):

@@ -115,7 +115,11 @@ def confusion(segmenter, images, seen=None):
             if reason is not None:
                 failed.append((image, reason))
                 continue
-            found = segmenter.label_map(pixels)
+            try:
+                found = segmenter.label_map(pixels)
+            except MemoryError:
+                failed.append((image, "does not fit into memory"))
+                continue
             here = pixel_confusion(truth, found, classes, images.ignore_value)
             counts += here
             if seen is not None:
