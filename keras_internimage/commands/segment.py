@@ -188,9 +188,10 @@ def _write_all(out, segmenter, found, bad):
     from keras_internimage.preprocessing import read_image
     from keras_internimage.progress import Progress
 
+    planned = [file for name in found for file in _results(name).values()]
+    _check_classes(out, segmenter, planned)
     for folder in ("", "masks", "overlays", "legends"):
         (out / folder).mkdir(exist_ok=True)
-    planned = [file for name in found for file in _results(name).values()]
     files.write_manifest(out, [*planned, AREAS, FILE])
     _write_text(out / FILE, _classes(segmenter))
     results = []
@@ -241,10 +242,27 @@ def _write(out, segmenter, name, path, image):
     return {"file": _shown(path), **size, **written, "classes": classes}
 
 
+def _check_classes(out, segmenter, planned):
+    """Refuses to put masks beside those of an earlier run with other classes."""
+    from keras_internimage.data.palette import FILE
+
+    masks = {f"masks/{path.name}" for path in (out / "masks").glob("*.png")}
+    others = sorted(masks - set(planned))
+    earlier = (out / FILE).read_text("utf-8") if (out / FILE).is_file() else None
+    if others and earlier != _classes(segmenter):
+        raise ValueError(
+            "--out must be a new folder, or one of the model's classes. "
+            f"Received: --out {out}, where {_shown(others[0])} is of other classes ({FILE})"
+        )
+
+
 def _classes(segmenter):
-    """`classes.txt`, with colours unless two classes share one."""
+    """`classes.txt`, with colours unless two classes share one, or one is called `ignore`."""
+    from keras_internimage.data.palette import IGNORED
+
     rows = zip(segmenter.labels, segmenter.palette, strict=True)
-    if len(set(segmenter.palette)) < segmenter.classes:
+    ignored = IGNORED in map(str.lower, segmenter.labels)
+    if ignored or len(set(segmenter.palette)) < segmenter.classes:
         return "".join(f"{name}\n" for name, _ in rows)
     return "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in rows)
 

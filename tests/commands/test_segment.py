@@ -118,6 +118,21 @@ def test_the_results_are_a_folder_to_train_on(folder, tmp_path, capsys):
     assert not found.bad and len(found.train) + len(found.validation) == 3
 
 
+def test_masks_of_other_classes_are_not_mixed(folder, images, tmp_path, capsys):
+    """`ignore`, with a colour, would be no class in `classes.txt`."""
+    out = tmp_path / "out"
+    (tmp_path / "l.txt").write_text("ignore\nz\n")
+    arguments = "--labels", tmp_path / "l.txt", "--out", out
+    assert run(capsys, folder, images / "a.png", *arguments)[0] == 0
+    assert (out / "classes.txt").read_text() == "ignore\nz\n"
+    assert run(capsys, folder, images / "b.png", *arguments)[0] == 0
+    before = (out / "areas.json").read_bytes()
+    code, _, errors = run(capsys, folder, images / "b.png", "--out", out)
+    assert code == 2 and "where masks/a.png is of other classes (classes.txt)" in errors
+    assert (out / "areas.json").read_bytes() == before
+    assert run(capsys, folder, images / "a.png", images / "b.png", "--out", out)[0] == 0
+
+
 def test_options(folder, images, tmp_path, capsys, monkeypatch):
     made = []
     assemble = loading.assemble
