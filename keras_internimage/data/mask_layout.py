@@ -177,7 +177,11 @@ def _voc(folder):
         if not path.is_file():
             raise FolderError(f"There must be a list of images. Received: {path}, no such file")
         pairs = []
-        for stem in path.read_text("utf-8").split():
+        try:
+            stems = path.read_text("utf-8-sig").split()
+        except ValueError as error:
+            raise FolderError(f"{path} must be UTF-8 text. Received: {error}") from error
+        for stem in stems:
             if pathlib.PurePath(stem).name != stem:
                 raise FolderError(f"{path} must list names of images. Received: {stem}")
             image, mask = images / f"{stem}.jpg", masks / f"{stem}.png"

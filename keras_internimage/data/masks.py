@@ -82,8 +82,8 @@ def scan_segmentation(
             both sides, the copy for training is left out.
         threads: how many read at the same time; None takes one for each processor.
         reduce_zero_label: as for `mask_layout`.
-        classes: number of classes, where the folder does not tell; None takes the numbers up to
-            the highest in a mask.
+        classes: number of classes, at most 255, where the folder does not tell; None takes the
+            numbers up to the highest in a mask.
         part: "validation" looks at the part for validation alone, and at all pairs where there is
             no such part.
 
@@ -98,6 +98,11 @@ def scan_segmentation(
     check_share("validation_split", validation_split)
     if part not in (None, "validation"):
         raise ValueError(f"part must be 'validation' or None. Received: part={part!r}")
+    if classes is not None and (type(classes) is not int or not 1 <= classes <= IGNORED):
+        raise ValueError(
+            f"classes must be an int of 1 to {IGNORED}, or None: {IGNORED} stands for ignored "
+            f"pixels. Received: classes={classes!r}"
+        )
     layout = folder
     if not isinstance(layout, MaskLayout):
         layout = mask_layout(layout, reduce_zero_label)

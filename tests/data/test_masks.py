@@ -89,6 +89,13 @@ class TestLayouts:
         # The published colours: person (15) is (192, 128, 128), the border (224, 224, 192).
         assert found.palette[15] == (192, 128, 128) and found.palette[1] == (128, 0, 0)
         assert default_palette(256)[255] == (224, 224, 192)
+        listed = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
+        text = listed.read_text()
+        listed.write_text("\ufeff" + text, "utf-8")
+        assert scan_segmentation(tmp_path).train == found.train
+        listed.write_bytes(b"\xff")
+        assert "train.txt must be UTF-8 text" in refusal(tmp_path)
+        listed.write_text(text)
         shutil.copytree(tmp_path / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit/VOC2007")
         assert "must be one of VOC2007 and VOC2012" in refusal(tmp_path)
 
@@ -288,6 +295,9 @@ class TestProblems:
     def test_arguments(self, tmp_path):
         with pytest.raises(ValueError, match="validation_split must be .* Received: "):
             scan_segmentation(tmp_path, validation_split=1)
+        for classes in (0, 256, "5", True):
+            with pytest.raises(ValueError, match="classes must be an int of 1 to 255.* Received: "):
+                scan_segmentation(tmp_path, classes=classes)
         with pytest.raises(ValueError, match="part must be .* Received: part='train'"):
             scan_segmentation(tmp_path, part="train")
 
