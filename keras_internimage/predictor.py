@@ -328,7 +328,8 @@ def check_classifier(model: "keras.Model", path: pathlib.Path) -> None:
         len(shapes[0]) != 4 or shapes[0][-1] != 3 or len(shapes[1]) != 2
     ):
         raise ValueError(
-            "MODEL must take images (N, H, W, 3) and give one score for each class. "
+            "MODEL must take images (N, H, W, 3) and give one score for each class "
+            "(internimage-segment takes models of segmentation). "
             f"Received: {path}, from {shapes[0]} to {shapes[1]}"
         )
     dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)

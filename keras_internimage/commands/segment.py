@@ -184,7 +184,7 @@ def _write_all(out, segmenter, found, bad):
     import functools
 
     from keras_internimage.data.check import reading
-    from keras_internimage.data.palette import FILE
+    from keras_internimage.data.palette import FILE, classes_text
     from keras_internimage.preprocessing import read_image
     from keras_internimage.progress import Progress
 
@@ -193,7 +193,7 @@ def _write_all(out, segmenter, found, bad):
     for folder in ("", "masks", "overlays", "legends"):
         (out / folder).mkdir(exist_ok=True)
     files.write_manifest(out, [*planned, AREAS, FILE])
-    _write_text(out / FILE, _classes(segmenter))
+    _write_text(out / FILE, classes_text(segmenter.labels, segmenter.palette))
     results = []
     with Progress("Segmenting", len(found)) as progress:
         for name, path in found.items():
@@ -244,27 +244,16 @@ def _write(out, segmenter, name, path, image):
 
 def _check_classes(out, segmenter, planned):
     """Refuses to put masks beside those of an earlier run with other classes."""
-    from keras_internimage.data.palette import FILE
+    from keras_internimage.data.palette import FILE, classes_text
 
     masks = {f"masks/{path.name}" for path in (out / "masks").glob("*.png")}
     others = sorted(masks - set(planned))
     earlier = (out / FILE).read_text("utf-8") if (out / FILE).is_file() else None
-    if others and earlier != _classes(segmenter):
+    if others and earlier != classes_text(segmenter.labels, segmenter.palette):
         raise ValueError(
             "--out must be a new folder, or one of the model's classes. "
             f"Received: --out {out}, where {_shown(others[0])} is of other classes ({FILE})"
         )
-
-
-def _classes(segmenter):
-    """`classes.txt`, with colours unless two classes share one, or one is called `ignore`."""
-    from keras_internimage.data.palette import IGNORED
-
-    rows = zip(segmenter.labels, segmenter.palette, strict=True)
-    ignored = IGNORED in map(str.lower, segmenter.labels)
-    if ignored or len(set(segmenter.palette)) < segmenter.classes:
-        return "".join(f"{name}\n" for name, _ in rows)
-    return "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in rows)
 
 
 def _write_json(path, content):

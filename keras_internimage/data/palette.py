@@ -91,12 +91,13 @@ def read_classes(
     return tuple(names), tuple(palette), tuple(ignored)
 
 
-def write_classes(path: pathlib.Path, names: Sequence[str], palette: Sequence[Colour]) -> None:
-    """Writes a `classes.txt`: `name R G B` lines, which `read_classes` reads.
+def classes_text(names: Sequence[str], palette: Sequence[Colour]) -> str:
+    """The content of a `classes.txt` that `read_classes` reads: `name R G B` lines.
 
-    Without colours where a class is called as pixels of no class are.
+    Without colours where two classes share one, as in ADE20K, or where a class is called as pixels
+    of no class are.
     """
-    lines = [f"{name} {' '.join(map(str, c))}" for name, c in zip(names, palette, strict=True)]
-    if any(name.lower() == IGNORED for name in names):
-        lines = list(names)
-    path.write_text("\n".join(lines) + "\n", "utf-8")
+    coloured = len(set(palette)) == len(palette)
+    if not coloured or any(name.lower() == IGNORED for name in names):
+        return "".join(f"{name}\n" for name in names)
+    return "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in zip(names, palette, strict=True))

@@ -409,7 +409,7 @@ def test_a_model_of_another_kind(classifier, segmenter, tmp_path, capsys):
     assert code == 2 and "give logits (N, H, W, classes). Received: " in errors
     photographs.folder(tmp_path / "classes", images=1)
     code, _, errors = run(capsys, segmenter, tmp_path / "classes")
-    assert code == 2 and "give one score for each class. Received: " in errors
+    assert code == 2 and "give one score for each class (internimage-segment " in errors
     (data / "classes.txt").write_text("zebra\nflower\nchina\n")
     code, _, errors = run(capsys, classifier, data)
     assert code == 2 and "in the order of the model's. Received: zebra, flower, china" in errors

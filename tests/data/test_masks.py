@@ -10,7 +10,7 @@ from PIL import Image
 
 from keras_internimage.data import FolderError, MaskEncoding, read_mask, scan_segmentation
 from keras_internimage.data.mask_layout import VOC_CLASSES, holds_masks, mask_layout
-from keras_internimage.data.palette import default_palette, read_classes
+from keras_internimage.data.palette import classes_text, default_palette, read_classes
 
 pytestmark = pytest.mark.any_backend
 
@@ -369,6 +369,19 @@ class TestEncodings:
 
 
 class TestClassesFile:
+    @pytest.mark.parametrize(
+        ("names", "palette", "kept"),
+        [
+            (("road", "traffic light"), ((1, 2, 3), (4, 5, 6)), True),
+            (("road", "skyscraper"), ((1, 2, 3), (1, 2, 3)), False),  # as in ADE20K
+            (("road", "Ignore"), ((1, 2, 3), (4, 5, 6)), False),
+        ],
+    )
+    def test_what_is_written_is_read(self, tmp_path, names, palette, kept):
+        path = tmp_path / "classes.txt"
+        path.write_text(classes_text(names, palette))
+        assert read_classes(path) == (names, palette if kept else (), ())
+
     def test_names_and_colours(self, tmp_path):
         path = tmp_path / "classes.txt"
         path.write_text("road 1 2 3\ntraffic light 250 170 30\nIgnore 9 9 9\n\n")

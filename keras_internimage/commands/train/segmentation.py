@@ -173,7 +173,8 @@ def write_labels(folder, settings, images):
     """Writes what a finished model needs beside it."""
     labels.Labels(images.class_names, settings.resolution, settings.variant).write(folder)
     with output.durable_write(folder / palette.FILE) as unfinished:
-        palette.write_classes(pathlib.Path(unfinished), images.class_names, images.palette)
+        text = palette.classes_text(images.class_names, images.palette)
+        pathlib.Path(unfinished).write_text(text, "utf-8", newline="")
 
 
 def results(model, settings, images, validation, common):
