@@ -117,12 +117,32 @@ def holds_masks(folder: str | os.PathLike) -> bool:
     if not folder.is_dir():
         return False
     inner = _folders(folder)
-    names = {path.name.lower() for path in inner}
-    pairs = [names, *({x.name.lower() for x in _folders(p)} for p in inner if kind_of(p.name))]
     archives = {_ADE, _VOC} & {path.name for path in inner}
     if archives or any(map(_is_voc, (folder, *inner))) or _is_cityscapes(folder):
         return True
-    return any(n & IMAGES and n & MASKS for n in pairs)
+    return any(names & IMAGES and names & MASKS for names in _names_beside(folder))
+
+
+def without_masks(folder: str | os.PathLike) -> str | None:
+    """What a folder has beside `images/`, where that is not as `mask_layout` says; or None.
+
+    Such a folder is hardly one of classes.
+    """
+    for names in _names_beside(pathlib.Path(folder)):
+        others = sorted(names - IMAGES)
+        if names & IMAGES and others and not names & MASKS:
+            return ", ".join(f"{name}/" for name in others[:3]) + (", ..." if others[3:] else "")
+    return None
+
+
+def _names_beside(folder):
+    """Names of the folders that lie beside each other, in a folder and in the parts in it."""
+    inner = _folders(folder) if folder.is_dir() else []
+    return [
+        {x.name.lower() for x in _folders(p)}
+        for p in (folder, *inner)
+        if p.is_dir() and (p == folder or kind_of(p.name))
+    ]
 
 
 def _name_classes(layout, reduce_zero_label):

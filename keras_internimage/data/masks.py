@@ -150,13 +150,19 @@ def scan_segmentation(
         raise FolderError(refusal(layout.folder, problems, skippable, what, use))
     if validation is None:
         train, validation = _split(train, validation_split, seed)
-    for side, what in ((train, "to train on"), (validation, "for validation")):
+    sums = [_sum(pixels, side)[: len(names)] for side in (train, validation)]
+    sides = (train, sums[0], "to train on"), (validation, sums[1], "for validation")
+    for side, counts, what in sides:
         if not side and (part is None or side is validation):
             raise FolderError(
                 f"There must be an image {what}. Received: {layout.folder} with "
                 f"{count(len(pixels), 'image')} that can be used"
             )
-    sums = [_sum(pixels, side)[: len(names)] for side in (train, validation)]
+        if part is None and not counts.any():
+            raise FolderError(
+                f"The masks {what} must have a pixel that counts. Received: {layout.folder} with "
+                f"{count(len(side), 'mask')} {what}, whose pixels are all ignored"
+            )
     return SegmentationImages(
         layout.folder,
         names,
@@ -261,7 +267,8 @@ def _notes(layout, train, bad, pixels, total, names):
     used = _sum(pixels, train) if train else total
     absent = [name for name, pixels in zip(names, used, strict=False) if not pixels]
     if absent:
-        listed = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        listed = ", ".join(absent[:10]) + more
         notes.append(f"Without a pixel{' to train on' if train else ''}: {listed}.")
     if _only_zero(total, layout.encoding):
         notes.append(f"All masks hold 0 and 255 alone; {_WHITE}.")

@@ -134,8 +134,7 @@ def draw(worst, names, theme, lettering):
     say = gallery.writer(made, lettering, triple)
     say(margin, 0.45, worst.heading(), 12, theme.ink, "bold", width - 2 * margin)
     if rows:
-        caption = "Image, truth, prediction. The lowest mIoU of the image comes first. "
-        caption += "Grey pixels are ignored."
+        caption = "Image, truth, prediction; the lowest mIoU first. Grey pixels are ignored."
         say(margin, 0.68, caption, 9, theme.muted, room=width - 2 * margin)
     for i, one in enumerate(worst.seen):
         row, column = divmod(i, columns)

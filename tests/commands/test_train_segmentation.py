@@ -13,14 +13,15 @@ import pytest
 import shapes
 from commands.command import main
 from PIL import Image
-from small_models import TINY, as_options, classifier, upernet
+from small_models import SMALL, TINY, as_options, classifier, upernet
 
-from keras_internimage.commands import segment
+from keras_internimage.commands import predict, segment
 from keras_internimage.commands.evaluate import cli as evaluate
 from keras_internimage.commands.train import callbacks, cli, device, output, segmentation, settings
 from keras_internimage.commands.train.stopping import Stopped
 from keras_internimage.data import mask_layout, palette, scan_segmentation
 from keras_internimage.data import masks as mask_folders
+from keras_internimage.segmenter import loading
 
 pytestmark = pytest.mark.any_backend
 
@@ -99,6 +100,8 @@ def test_the_other_commands_read_it(trained, data, tmp_path, capsys):
     (made,) = [p for p in (tmp_path / "seen").rglob("*.png") if Image.open(p).mode == "P"][:1]
     with Image.open(made) as picture:
         assert picture.size == (64, 64) and np.asarray(picture).max() < 3
+    assert predict.main([str(folder), str(image)]) == 2
+    assert "(internimage-segment takes models of segmentation)" in capsys.readouterr().err
 
 
 def test_the_report(trained):
@@ -167,6 +170,10 @@ def test_stopped_and_resumed_is_as_if_uninterrupted(trained, data, tmp_path, mon
         ("--decoder-channels 0", "--decoder-channels must be at least 1"),
         ("--task classification --decoder-channels 8", "--decoder-channels is for segmentation"),
         ("--task classification --reduce-zero-label", "--reduce-zero-label is for segmentation"),
+        (
+            "--task classification --weights upernet_internimage_t_512_160k_ade20k",
+            "--weights must be of a classifier, for classification. Received: --weights upernet_",
+        ),
         ("--task classification --weights ade20k", "--weights must be imagenet, imagenet22k, the"),
     ],
 )
@@ -203,6 +210,14 @@ def test_refused_pairs(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_validation_without_a_pixel_that_counts(tmp_path, capsys):
+    """Its mIoU would be undefined in every epoch."""
+    data = shapes.folder(tmp_path / "data", images=2, validation=1, side=32)
+    Image.new("L", (32, 32), 255).save(data / "masks" / "val" / "1000.png")
+    assert main(data, *NETWORK, "--output", tmp_path / "out") == 2
+    assert "The masks for validation must have a pixel that counts" in capsys.readouterr().err
+
+
 def test_folders_that_are_not_for_the_task(tmp_path, capsys):
     by_class = tmp_path / "classes"
     (by_class / "cat").mkdir(parents=True)
@@ -212,6 +227,39 @@ def test_folders_that_are_not_for_the_task(tmp_path, capsys):
     (tmp_path / "half" / "masks").mkdir()
     assert main(tmp_path / "half", "--output", tmp_path / "out") == 2
     assert "there is no image with a mask" in capsys.readouterr().err
+    (tmp_path / "half" / "masks").rename(tmp_path / "half" / "truth")
+    assert main(tmp_path / "half", "--output", tmp_path / "out") == 2
+    errors = capsys.readouterr().err
+    assert "DATA_DIR must have masks/ beside images/" in errors and "images/ and truth/" in errors
+    assert main(tmp_path / "no", "--reduce-zero-label", "--output", tmp_path / "out") == 2
+    assert "There must be a folder of images. Received: " in capsys.readouterr().err
+
+
+def test_files_of_other_weights(data, tmp_path, capsys, monkeypatch):
+    """Before any image is read."""
+    monkeypatch.setattr(cli, "_new", pytest.fail)
+    by_class = tmp_path / "classes"
+    (by_class / "cat").mkdir(parents=True)
+    (tmp_path / "no.keras").write_text("text")
+    (tmp_path / "no.pth").write_text("text")
+    upernet(channels=16).save(tmp_path / "wide.keras")
+    classifier(SMALL).save(tmp_path / "large.keras")
+    for folder, name, message in (
+        (data, "no.keras", "no.keras: The file must be a complete Keras weights file"),
+        (data, "no.pth", "no.pth: The file must be a PyTorch or safetensors checkpoint"),
+        (data, "wide.keras", "groups 1 2 4 8, decoder channels 16"),
+        (
+            data,
+            "large.keras",
+            "of channels 8, depths 1 1 1 1, groups 1 2 4 8. Received: --weights ",
+        ),
+        (by_class, "wide.keras", "must be of a classifier, for classification. Received: "),
+    ):
+        options = NETWORK if folder == data else NETWORK[:-2]
+        path = tmp_path / name
+        assert main(folder, *options, "--weights", path, "--output", tmp_path / "out") == 2
+        errors = capsys.readouterr().err
+        assert message in errors and str(path) in errors
 
 
 def coloured(root):
@@ -251,6 +299,12 @@ def test_archives_as_downloaded(tmp_path, layout):
     found = output.read_images(tmp_path, chosen.data, False)
     restored = segmentation.restored(found, chosen, kept, ())
     assert restored == dataclasses.replace(images, notes=())
+    # A finished model is loaded with what is written beside it.
+    (tmp_path / "out").mkdir()
+    segmentation.write_labels(tmp_path / "out", chosen, images)
+    known = loading.known_classes(tmp_path / "out" / "model.keras")
+    assert known.names == images.class_names
+    assert known.palette == (None if layout == "ade20k" else images.palette)
 
 
 def test_the_official_recipe_is_counted_in_iterations():

@@ -68,8 +68,10 @@ def new_training(options, folder):
         DiskFull: there is no room for the training's files.
     """
     from keras_internimage.models import arguments
+    from keras_internimage.data.layout import check_given
     from keras_internimage.models.config import InternImageConfig
 
+    check_given(options.data)
     task = tasks.of(options)
     of_task(task, options)
     variant, channels, depths, groups = settings.of_network(options)
@@ -83,14 +85,14 @@ def new_training(options, folder):
         )
         arguments.image_shape(shape, options.resolution, True, None, clip_head)
     start = options.weights or settings.default_weights(task, variant)[0]
-    weights(start, variant, task)
+    path = weights(start, variant, task)
     settings.recipe_of(options.recipe or settings.default_recipe(task, start)[0], variant)
-    if not pathlib.Path(options.data).is_dir():
-        return  # the scan says what is wrong with it
+    decoder = options.decoder_channels or settings.DECODER_CHANNELS
+    if path is not None:
+        weights_file(path, task, channels, depths, groups, decoder)
     output.check_writable(folder)
     # The estimate of the parameters is up to a tenth too high, and the optimizer has two moments of
     # each one that is trained. `Run.begin` knows the sizes exactly.
-    decoder = options.decoder_channels or settings.DECODER_CHANNELS
     decoder = decoder if task is tasks.SEGMENTATION else 0
     model = 4 * devices.parameters(channels, depths, groups, decoder) / 1.1
     state = model if options.freeze else 3 * model
@@ -131,7 +133,7 @@ def of_task(task, options):
 
 
 def weights(name, variant, task=tasks.CLASSIFICATION):
-    """Raise unless weights are published, or a file that exists.
+    """The path of weights that are a file; None where they are published, or none.
 
     Args:
         name: as given by `--weights`.
@@ -144,7 +146,7 @@ def weights(name, variant, task=tasks.CLASSIFICATION):
     from keras_internimage.checkpoints import published
 
     if name == "none":
-        return
+        return None
     if name in published.names():
         its = published.find(name).variant
         if variant not in (its, settings.CUSTOM):
@@ -152,7 +154,12 @@ def weights(name, variant, task=tasks.CLASSIFICATION):
                 "--weights must be of the variant that is trained. "
                 f"Received: --weights {name}, of {its}, for {variant}"
             )
-        return
+        if task is tasks.CLASSIFICATION and name not in published.names(task.name):
+            raise ValueError(
+                "--weights must be of a classifier, for classification. "
+                f"Received: --weights {name}, for {published.find(name).task}"
+            )
+        return None
     if name in task.weights.split(", "):
         if variant == settings.CUSTOM:
             raise ValueError(
@@ -160,10 +167,10 @@ def weights(name, variant, task=tasks.CLASSIFICATION):
                 f"Received: --weights {name}"
             )
         published.for_variant(variant, name)
-        return
+        return None
     path = pathlib.Path(name)
     if path.exists() and os.access(path, os.R_OK):
-        return
+        return path
     reason = "may not be read (permission denied)" if path.exists() else "no such file"
     similar = difflib.get_close_matches(name, published.names(), 1)
     hint = f"; did you mean {similar[0]}?" if similar and not path.exists() else ""
@@ -171,3 +178,44 @@ def weights(name, variant, task=tasks.CLASSIFICATION):
         f"--weights must be {task.weights}, the name of a published checkpoint, the path of "
         f"a file, or none. Received: --weights {name} ({reason}{hint})"
     )
+
+
+def weights_file(path, task, channels, depths, groups, decoder):
+    """Raise unless a file holds weights of the network, as far as the shapes in it tell.
+
+    Args:
+        path: of the file.
+        task: a `Task`.
+        channels, depths, groups: of the network.
+        decoder: channels of UperNet.
+
+    Raises:
+        ValueError: it is no file of weights, or one of another network.
+    """
+    from keras_internimage.checkpoints import infer_config, keras_files, open_checkpoint
+    from keras_internimage.checkpoints.infer import describe
+
+    try:
+        if path.name.endswith(keras_files.SUFFIXES):
+            shapes = keras_files.read(path).official_shapes()
+        else:
+            shapes = open_checkpoint(path).shapes()
+        found = infer_config(shapes)
+    except ValueError as error:
+        raise ValueError(f"--weights {path}: {error}") from error
+    if task is tasks.CLASSIFICATION and found.family != "classifier":
+        raise ValueError(
+            "--weights must be of a classifier, for classification. "
+            f"Received: --weights {path}, {describe(found)}"
+        )
+    wanted = {"channels": channels, "depths": tuple(depths), "groups": tuple(groups)}
+    its = {name: found.config[name] for name in wanted}
+    if found.family == "upernet" and "channels" in found.head:
+        wanted["decoder channels"], its["decoder channels"] = decoder, found.head["channels"]
+    if its != wanted:
+        network = ", ".join(f"{name} {settings.word(value)}" for name, value in wanted.items())
+        there = ", ".join(f"{name} {settings.word(value)}" for name, value in its.items())
+        raise ValueError(
+            f"--weights must be of the network that is trained, of {network}. "
+            f"Received: --weights {path}, of {there}"
+        )

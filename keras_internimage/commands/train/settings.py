@@ -293,7 +293,7 @@ def check_same(options, settings, may_change=()):
             given = tuple(given)
         if given != kept:
             name = "DATA_DIR" if field.name == "data" else f"--{field.name.replace('_', '-')}"
-            wrong.append(f"{name} {_word(given)} (started with {_word(kept)})")
+            wrong.append(f"{name} {word(given)} (started with {word(kept)})")
     if wrong:
         raise ValueError(
             "The settings of a resumed training must be those that it started with. "
@@ -301,7 +301,8 @@ def check_same(options, settings, may_change=()):
         )
 
 
-def _word(value):
+def word(value):
+    """A setting as it is given on the command line."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

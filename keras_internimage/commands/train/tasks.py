@@ -66,9 +66,21 @@ TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION)}
 
 
 def of(options):
-    """The `Task` of the options: the one given, or by what the folder of the data holds."""
-    from keras_internimage.data.mask_layout import holds_masks
+    """The `Task` of the options: the one given, or by what the folder of the data holds.
+
+    Raises:
+        ValueError: the folder does not tell.
+    """
+    from keras_internimage.data import mask_layout
 
     if options.task is not None:
         return TASKS[options.task]
-    return SEGMENTATION if holds_masks(options.data) else CLASSIFICATION
+    if mask_layout.holds_masks(options.data):
+        return SEGMENTATION
+    others = mask_layout.without_masks(options.data)
+    if others is not None:
+        raise ValueError(
+            "DATA_DIR must have masks/ beside images/, for segmentation; --task classification "
+            f"takes folders of any name for classes. Received: {options.data} with images/ and {others}"
+        )
+    return CLASSIFICATION
