@@ -67,8 +67,8 @@ def new_training(options, folder):
         ValueError: options do not fit each other, or name what does not exist.
         DiskFull: there is no room for the training's files.
     """
-    from keras_internimage.models import arguments
     from keras_internimage.data.layout import check_given
+    from keras_internimage.models import arguments
     from keras_internimage.models.config import InternImageConfig
 
     check_given(options.data)

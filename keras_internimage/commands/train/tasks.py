@@ -81,6 +81,7 @@ def of(options):
     if others is not None:
         raise ValueError(
             "DATA_DIR must have masks/ beside images/, for segmentation; --task classification "
-            f"takes folders of any name for classes. Received: {options.data} with images/ and {others}"
+            "takes folders of any name for classes. "
+            f"Received: {options.data} with images/ and {others}"
         )
     return CLASSIFICATION
