@@ -1,7 +1,9 @@
-"""Keras' norms for between the blocks and in the head, with right derivatives of gradients.
+"""Keras' norms for between the blocks and in the head, with right derivatives and variances.
 
 In TensorFlow, Keras makes both of `tf.nn.moments`, through which derivatives of gradients are
-wrong without a word (see `sublayers.tensorflow`). These differ in nothing else. The classes are
+wrong without a word (see `sublayers.tensorflow`). In PyTorch, the variance of its batch
+normalisation is `mean(x^2) - mean(x)^2`, which rounding makes negative where few values differ
+little, as in UperNet's pooling to one pixel: the outputs are then NaN. The classes are
 named as Keras' are, because paths in `.weights.h5` and `.keras` files are made of class names.
 """
 
@@ -23,10 +25,10 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
 @registered
 class BatchNormalization(keras.layers.BatchNormalization):
-    """As `keras.layers.BatchNormalization`; its gradients can be differentiated."""
+    """As `keras.layers.BatchNormalization`; see above for the two differences."""
 
     def _moments(self, inputs, mask):
-        if keras.backend.backend() != "tensorflow" or self.synchronized or mask is not None:
+        if self.synchronized or mask is not None:
             return super()._moments(inputs, mask)
         mean = ops.mean(inputs, axis=self._reduction_axes, keepdims=True)
         variance = ops.mean(ops.square(inputs - mean), axis=self._reduction_axes)

@@ -88,6 +88,16 @@ def test_stem_and_downsampling_pad_all_sides():
     np.testing.assert_allclose(as_array(layer(x)), direct, atol=1e-4)
 
 
+def test_batch_normalisation_of_two_values_that_differ_little():
+    """As where UperNet pools to one pixel: a variance must not be the difference of two squares."""
+    x = np.full((2, 1, 1, 64), 1, "float32") * np.linspace(1, 50, 64, dtype="float32")
+    x[1] *= 1 + 1e-6
+    made = ops.convert_to_numpy(layers.norms.BatchNormalization(epsilon=1e-5)(x, training=True))
+    exact = x.astype("float64")
+    expected = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    np.testing.assert_allclose(made, expected, atol=1e-2)
+
+
 def test_pixel_shuffle_order():
     fine = np.zeros((1, 4, 4, 3), "float32")
     coarse = random_image(1, 2, 2, 12)
