@@ -1,7 +1,7 @@
 """InternImage-T next to its official PyTorch formulation and to ConvNeXt-Tiny, on CPU.
 
     python benchmarks/model.py [--backends torch tensorflow jax] [--threads N] [--batch 1 8]
-        [--parts inference training memory] [--no-convnext] [--huge-pages]
+        [--parts inference training memory] [--no-convnext]
 
 Sides: `official.Classifier` (PyTorch), InternImage-T of this package on each backend, and
 `keras.applications.ConvNeXtTiny` on each backend; random weights, images of 224 pixels, float32.
@@ -23,9 +23,6 @@ What is timed is what a user runs; images are tensors of the backend already.
   weights, optimizer and activations. "with the first" includes the first step, which compiles.
   A fresh process for each figure (Linux only).
 
-`--huge-pages` gives every side `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, with which Linux maps the
-memory of large tensors in pages of 2 MB (docs/scaling.md).
-
 TensorFlow compiles ConvNeXt with XLA or not, whichever was faster (the note of its row says
 which), and ours as Keras does by default: without XLA, which knows no native kernel.
 `KERAS_INTERNIMAGE_KERNELS=off` in the environment measures the portable operator.
@@ -33,7 +30,6 @@ which), and ours as Keras does by default: without XLA, which knows no native ke
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 import tempfile
@@ -344,10 +340,7 @@ def main():
     parser.add_argument("--training-batch", type=int, default=8)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--no-convnext", action="store_true")
-    parser.add_argument("--huge-pages", action="store_true", help="memory in pages of 2 MB")
     options = parser.parse_args()
-    if options.huge_pages:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # read when a process starts
 
     groups = {backend: _sides(backend, not options.no_convnext) for backend in options.backends}
     sides = {label: side for group in groups.values() for label, side in group.items()}
