@@ -124,8 +124,10 @@ def figure(photograph, mask, labels, colours, width=400):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300, help="of the training")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="a folder")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder")
     options = parser.parse_args()
+    if options.out.exists():
+        parser.error(f"--out must be a folder that is not there yet. Received: --out {options.out}")
     from sklearn import datasets
 
     keras.utils.set_random_seed(0)
@@ -139,7 +141,7 @@ def main():
     right = labels[:, strip][known] == mask[:, strip][known]
     print(f"{right.mean():.1%} of {known.sum()} pixels in the strip that was held out are right")
 
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True)
     model.save(options.out / "model.keras")
     rows = (f"{name} {r} {g} {b}\n" for name, ((r, g, b), _) in CLASSES.items())
     (options.out / palette.FILE).write_text("".join(rows))
