@@ -53,12 +53,12 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
 
     def cast(layer):
         config = layer.get_config()
-        if not isinstance(layer, keras.layers.Layer):
-            pass  # an operation of `keras.ops`: it computes in the type of what it gets
-        elif not isinstance(layer, keras.layers.InputLayer):
+        if isinstance(layer, keras.layers.InputLayer):
+            if config["dtype"] in OTHER_FLOATS:
+                config["dtype"] = "float32"
+        # An operation of `keras.ops`, which is no layer, computes in the type of what it gets.
+        elif isinstance(layer, keras.layers.Layer):
             config["dtype"] = dtype
-        elif config["dtype"] in OTHER_FLOATS:
-            config["dtype"] = "float32"
         return type(layer).from_config(config)
 
     try:

@@ -1,11 +1,18 @@
 """What models that look at every place of an image share: the pyramid they start from."""
 
 import itertools
+import os
+from collections.abc import Collection
 from typing import Any
 
 import keras
 from keras import KerasTensor
 
+from keras_internimage.checkpoints import load_weights, published
+from keras_internimage.checkpoints.names.classifier import TABLE
+from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.models.arguments import check_weights as check_backbone_weights
+from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.variants import VARIANTS
 
 LEVELS = 4
@@ -20,6 +27,50 @@ def dense_config(variant: str) -> dict[str, Any]:
     if not config["res_post_norm"]:
         config["layer_scale"] = config["layer_scale"] or _LAYER_SCALE
     return config
+
+
+def check_weights(weights: str | os.PathLike | None, task: str, keywords: Collection[str]) -> None:
+    """Raise unless `weights` is None, a keyword, a published name of the task or a path."""
+    names = published.names(task)
+    if weights is None or weights in keywords or weights in names:
+        return
+    if isinstance(weights, (str, os.PathLike)) and os.path.exists(weights):
+        return
+    raise ValueError(
+        f"`weights` must be None (random initialization), {' or '.join(map(repr, keywords))}, the "
+        f"name of a published checkpoint ({', '.join(names)}), or the path of a weights file. "
+        "Weights of a backbone alone are given to the backbone (`backbone_weights`). "
+        f"Received: weights={weights!r} (there is no such file)"
+    )
+
+
+def build_backbone(
+    variant: str,
+    weights: str | os.PathLike | None,
+    backbone_weights: str | os.PathLike | None,
+    **options: Any,
+) -> keras.Model:
+    """The backbone of a model of which `weights` will be loaded, or else of the backbone alone.
+
+    Args:
+        **options: what of `InternImageBackbone` differs from the variant's.
+
+    Raises:
+        ValueError: both weights are given, or those of the backbone do not fit.
+    """
+    if weights is not None and backbone_weights is not None:
+        raise ValueError(
+            "`weights` hold the backbone's, so that `backbone_weights` must be None. "
+            f"Received: weights={weights!r}, backbone_weights={backbone_weights!r}"
+        )
+    check_backbone_weights(backbone_weights, published.names())
+    with skip_initialization(weights is not None or backbone_weights is not None):
+        backbone = InternImageBackbone(
+            **{**dense_config(variant), **options}, name=f"internimage_{variant.lower()}"
+        )
+    # As the official code, which starts T's layer scales at 1: the classifier has none.
+    load_weights(backbone, backbone_weights, table=TABLE, variant=variant, keep_layer_scale=True)
+    return backbone
 
 
 def pyramid(backbone: keras.Model) -> list[KerasTensor]:

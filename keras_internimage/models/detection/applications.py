@@ -4,12 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from keras_internimage.checkpoints import load_weights, published
-from keras_internimage.checkpoints.names.classifier import TABLE
-from keras_internimage.layers.composite import skip_initialization
-from keras_internimage.models.arguments import check_weights as check_backbone_weights
-from keras_internimage.models.backbone import InternImageBackbone
-from keras_internimage.models.dense import dense_config
+from keras_internimage.models.dense import build_backbone
 from keras_internimage.models.detection import arguments
 from keras_internimage.models.detection.mask_rcnn import MaskRCNN
 
@@ -65,21 +60,10 @@ def _with_arguments(function: _Function) -> _Function:
 
 
 def _build(variant, weights, backbone_weights, kwargs, **options):
-    if weights is not None and backbone_weights is not None:
-        raise ValueError(
-            "`weights` hold the backbone's, so that `backbone_weights` must be None. "
-            f"Received: weights={weights!r}, backbone_weights={backbone_weights!r}"
-        )
     arguments.check_weights(weights)
-    check_backbone_weights(backbone_weights, published.names())
     detector = {name: kwargs.pop(name) for name in _DETECTOR_ARGUMENTS if name in kwargs}
     dtype = kwargs.get("dtype")
-    with skip_initialization(weights is not None or backbone_weights is not None):
-        backbone = InternImageBackbone(
-            **{**dense_config(variant), **kwargs}, name=f"internimage_{variant.lower()}"
-        )
-    # As the official code, which starts T's layer scales at 1: the classifier has none.
-    load_weights(backbone, backbone_weights, table=TABLE, variant=variant, keep_layer_scale=True)
+    backbone = build_backbone(variant, weights, backbone_weights, **kwargs)
     return MaskRCNN(backbone, weights=weights, variant=variant, dtype=dtype, **detector, **options)
 
 

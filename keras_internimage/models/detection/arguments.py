@@ -3,6 +3,7 @@
 import os
 
 from keras_internimage.checkpoints import published
+from keras_internimage.models import dense
 from keras_internimage.variants import VARIANTS
 
 FORMATS = (
@@ -59,14 +60,4 @@ def check_variant(variant: str) -> str:
 
 def check_weights(weights: str | os.PathLike | None) -> None:
     """Raise unless `weights` is None, a keyword, a published name or an existing path."""
-    names = published.names("detection")
-    if weights is None or weights in published.DETECTION_DATA or weights in names:
-        return
-    if isinstance(weights, (str, os.PathLike)) and os.path.exists(weights):
-        return
-    raise ValueError(
-        "`weights` must be None (random initialization), 'coco', the name of a published "
-        f"checkpoint ({', '.join(names)}), or the path of a weights file. Weights of a "
-        "backbone alone are given to the backbone (`backbone_weights`). "
-        f"Received: weights={weights!r} (there is no such file)"
-    )
+    dense.check_weights(weights, "detection", published.DETECTION_DATA)

@@ -3,6 +3,7 @@
 import os
 
 from keras_internimage.checkpoints import published
+from keras_internimage.models import dense
 
 OUTPUT_SIZES = ("input", "quarter")
 
@@ -24,14 +25,4 @@ def check(classes: int, output_size: str, channels: int, drop_rate: float) -> No
 
 def check_weights(weights: str | os.PathLike | None) -> None:
     """Raise unless `weights` is None, a keyword, a published name or an existing path."""
-    names = published.names("segmentation")
-    if weights is None or weights in published.SEGMENTATION_DATA or weights in names:
-        return
-    if isinstance(weights, (str, os.PathLike)) and os.path.exists(weights):
-        return
-    raise ValueError(
-        "`weights` must be None (random initialization), 'ade20k' or 'cityscapes', the name of a "
-        f"published checkpoint ({', '.join(names)}), or the path of a weights file. Weights of a "
-        "backbone alone are given to the backbone (`backbone_weights`). "
-        f"Received: weights={weights!r} (there is no such file)"
-    )
+    dense.check_weights(weights, "segmentation", published.SEGMENTATION_DATA)
