@@ -123,6 +123,23 @@ def fields(out):
     return found
 
 
+def check_round_trip(capsys, file, made, back, count, state):
+    """A converted file is bit-exact, and what is exported of it are the official tensors."""
+    for against in (file, back):
+        if against == back:
+            code, out, _ = run(capsys, "export", made, back)
+            assert (code, out) == (0, f"{back}: {len(state)} tensors\n")
+        code, out, _ = run(capsys, "verify", made, "--against", against)
+        assert (code, out) == (0, f"{count} of {count} variables are bit-exact\n")
+    import torch
+
+    stored = torch.load(back, weights_only=True)["state_dict"]
+    assert set(stored) == set(state)
+    for name, value in state.items():
+        if "num_batches" not in name:
+            np.testing.assert_array_equal(stored[name].numpy(), value)
+
+
 @pytest.fixture(scope="session")
 def weights():
     """`weights(name)`: the official tensors of a tiny model."""

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import small_models
-from checkpoints.conftest import fields, run, save_pth
+from checkpoints.conftest import check_round_trip, fields, run, save_pth
 from checkpoints.test_download import server as server  # a fixture
 from checkpoints.test_upernet import holds, official
 from deterministic import model_shapes
@@ -92,18 +92,7 @@ def test_commands(file, state, tmp_path, capsys):
     code, out, _ = run(capsys, "convert", file, made)
     count = len(small_models.mask_rcnn(SIZES).weights)
     assert code == 0 and f"{count} variables" in out
-    for against in (file, back):
-        if against == back:
-            code, out, _ = run(capsys, "export", made, back)
-            assert (code, out) == (0, f"{back}: {len(state)} tensors\n")
-        code, out, _ = run(capsys, "verify", made, "--against", against)
-        assert (code, out) == (0, f"{count} of {count} variables are bit-exact\n")
-    import torch
-
-    stored = torch.load(back, weights_only=True)["state_dict"]
-    assert set(stored) == set(state)
-    for name, value in state.items():
-        np.testing.assert_array_equal(stored[name].numpy(), value)
+    check_round_trip(capsys, file, made, back, count, state)
 
 
 def test_coco(file, state, tmp_path, monkeypatch, server, capsys):

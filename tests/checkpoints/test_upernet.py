@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import small_models
-from checkpoints.conftest import fields, refused, run, save_pth
+from checkpoints.conftest import check_round_trip, fields, refused, run, save_pth
 from checkpoints.test_download import server as server  # a fixture
 
 import keras_internimage
@@ -139,19 +139,7 @@ def test_commands(file, state, tmp_path, capsys):
     assert code == 0 and f"{count} variables" in out
     code, out, _ = run(capsys, "inspect", made)
     assert code == 0 and fields(out)["model"] == found["model"]
-    for against in (file, back):
-        if against == back:
-            code, out, _ = run(capsys, "export", made, back)
-            assert (code, out) == (0, f"{back}: {len(state)} tensors\n")
-        code, out, _ = run(capsys, "verify", made, "--against", against)
-        assert (code, out) == (0, f"{count} of {count} variables are bit-exact\n")
-    import torch
-
-    stored = torch.load(back, weights_only=True)["state_dict"]
-    assert set(stored) == set(state)
-    for name, value in state.items():
-        if "num_batches" not in name:
-            np.testing.assert_array_equal(stored[name].numpy(), value)
+    check_round_trip(capsys, file, made, back, count, state)
     # Parts: without the auxiliary head, and the backbone alone.
     part = str(tmp_path / "part.weights.h5")
     small_models.upernet(SIZES, weights=file).save_weights(part)
