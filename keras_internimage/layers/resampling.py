@@ -94,10 +94,9 @@ def resize_bilinear(inputs, size):
 
 
 def _resize_by_columns(inputs, size):
-    """`R x C^T` as products of matrices, without the transposed copy of the result that JAX makes.
+    """`R x C^T` as products of matrices, without the transposed copy that `jax.image.resize` makes.
 
-    For logits of 150 classes, from 128 to 512 pixels, it took half the time of `jax.image.resize`
-    on a processor, and a fifth of the memory beside the result.
+    Columns come first: so the larger product is the one whose result needs no other order.
     """
     import jax.numpy as jnp
 
