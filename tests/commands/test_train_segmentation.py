@@ -325,8 +325,8 @@ def test_weights_of_a_file_are_those_of_what_it_holds(tmp_path):
     chosen, _ = settings.choose(options, "jax", 10, device.Device("cpu", "CPU"), 3)
     found = {
         classifier(TINY): ("stage1_block1",),
-        upernet(classes=5): ("stage1_block1", "decode_fpn1"),
-        upernet(auxiliary=True): ("stage1_block1", "decode_fpn1", "auxiliary"),
+        upernet(classes=5): ("stage1_block1", "decoder"),
+        upernet(auxiliary=True): ("stage1_block1", "decoder", "auxiliary"),
     }
     for source, layers in found.items():
         source.save(tmp_path / "file.keras")

@@ -78,7 +78,7 @@ def test_presets(tmp_path):
     half = tasks.UperNetImageSegmenter.from_preset(
         str(tmp_path / "backbone"), num_classes=3, preprocessor=None, dtype="bfloat16", channels=8
     )
-    policies = {half.dtype_policy.name, half.get_layer("decode_fusion").dtype_policy.name}
+    policies = {half.dtype_policy.name, half.get_layer("decoder").dtype_policy.name}
     assert policies == {"bfloat16"} == {half.backbone.dtype_policy.name}
     assert "dtype" not in half.get_config()
 

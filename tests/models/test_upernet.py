@@ -81,7 +81,7 @@ def test_saved_and_loaded(tmp_path):
         "auxiliary": (1, 4, 4, 5),
     }
     assert all(value.dtype == "float32" for value in expected.values())
-    assert model.get_layer("decode_fusion").compute_dtype == "bfloat16"
+    assert model.get_layer("decoder").compute_dtype == "bfloat16"
     assert model.get_layer("decode_predictions").compute_dtype == "float32"
     model.save(tmp_path / "x.keras")
     found = keras.saving.load_model(tmp_path / "x.keras").predict(x, verbose=0)
@@ -129,7 +129,8 @@ def test_another_backbone():
     backbone = Convolutions()
     model = UperNet(backbone, classes=3, channels=8, auxiliary=True, output_size="quarter")
     assert shapes(model) == {"logits": (None, 16, 16, 3), "auxiliary": (None, 4, 4, 3)}
-    assert model.get_layer("decode_lateral1").input[0] is backbone.maps["P2"]
+    # The decoder is one layer: those between would be kept until the model's last one has run.
+    assert model.get_layer("decoder").input[0] is backbone.maps["P2"]
     # The same weights: training the one trains the other.
     shared = {id(v) for v in model.trainable_variables} & {
         id(v) for v in backbone.trainable_variables

@@ -18,11 +18,11 @@ def _units(layer, official, places=once):
 _auxiliary = where(lambda config: config.get("auxiliary", True), once)
 
 HEAD = (
-    *_units("decode_pool{k}", "decode_head.psp_modules.{k-1}.1", counted(4)),
-    *_units("decode_pool_fusion", "decode_head.bottleneck"),
-    *_units("decode_lateral{k}", "decode_head.lateral_convs.{k-1}", counted(3)),
-    *_units("decode_fpn{k}", "decode_head.fpn_convs.{k-1}", counted(3)),
-    *_units("decode_fusion", "decode_head.fpn_bottleneck"),
+    *_units("decoder/pool{k}", "decode_head.psp_modules.{k-1}.1", counted(4)),
+    *_units("decoder/pool_fusion", "decode_head.bottleneck"),
+    *_units("decoder/lateral{k}", "decode_head.lateral_convs.{k-1}", counted(3)),
+    *_units("decoder/output{k}", "decode_head.fpn_convs.{k-1}", counted(3)),
+    *_units("decoder/fusion", "decode_head.fpn_bottleneck"),
     *_units("auxiliary", f"{AUXILIARY}convs.0", _auxiliary),
     Row("auxiliary_predictions", f"{AUXILIARY}conv_seg", CONV, _auxiliary),
     Row("decode_predictions", "decode_head.conv_seg", CONV),

@@ -97,7 +97,12 @@ def matmul(a, b):
         return None
     if b.ndim == 2:
         return _product(a, b)
-    return torch.stack([_product(a, each) for each in b])
+    if _needs_gradient(a, b):
+        return torch.stack([_product(a, each) for each in b])
+    outputs = a.new_empty((len(b), a.shape[0], b.shape[2]))
+    for each, output in zip(b, outputs, strict=True):
+        output.copy_(_product(a, each))  # not all of them a second time, as `stack` does
+    return outputs
 
 
 def _product(a, b):

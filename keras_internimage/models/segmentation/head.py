@@ -3,16 +3,10 @@
 import keras
 from keras import KerasTensor
 
-from keras_internimage.layers import (
-    AdaptiveAveragePooling2D,
-    BilinearResizing,
-    NormalizedConvolution,
-    TopDownConvolution,
-)
+from keras_internimage.layers import BilinearResizing, NormalizedConvolution
 from keras_internimage.layers.convolutions import Conv2D
+from keras_internimage.layers.segmentation import UperNetDecoder
 
-# Sides of the grids that the coarsest map is pooled to.
-POOL_SIZES = (1, 2, 3, 6)
 AUXILIARY_CHANNELS = 256
 
 
@@ -32,33 +26,13 @@ class Heads:
 
     def decode(self, maps: list[KerasTensor], channels: int) -> KerasTensor:
         """Class scores at the first map's size from the four maps, finest first."""
-        *fine, coarsest = maps
-        above = self._pool_pyramid(coarsest, channels)
-        levels = [above]
-        # From the coarsest to the finest: each map receives the one above it.
-        for k in range(len(fine), 0, -1):
-            above = TopDownConvolution(channels, name=f"decode_lateral{k}", dtype=self.dtype)(
-                [fine[k - 1], above]
-            )
-            levels.insert(0, self._unit(above, channels, 3, f"decode_fpn{k}"))
-        x = self._unit(levels, channels, 3, "decode_fusion")
+        x = UperNetDecoder(channels, name="decoder", dtype=self.dtype)(maps)
         return self._predictions(x, "decode")
 
     def auxiliary(self, x: KerasTensor) -> KerasTensor:
         """Class scores from one map alone, for a second loss while training."""
-        x = self._unit(x, AUXILIARY_CHANNELS, 3, "auxiliary")
+        x = NormalizedConvolution(AUXILIARY_CHANNELS, 3, name="auxiliary", dtype=self.dtype)(x)
         return self._predictions(x, "auxiliary")
-
-    def _pool_pyramid(self, x, channels):
-        pooled = []
-        for k, size in enumerate(POOL_SIZES, start=1):
-            name = f"decode_pool{k}"
-            y = AdaptiveAveragePooling2D(size, name=f"{name}_pool", dtype=self.dtype)(x)
-            pooled.append(self._unit(y, channels, 1, name))
-        return self._unit([x, *pooled], channels, 3, "decode_pool_fusion")
-
-    def _unit(self, x, filters, kernel_size, name):
-        return NormalizedConvolution(filters, kernel_size, name=name, dtype=self.dtype)(x)
 
     def _predictions(self, x, name):
         if self.drop_rate:
