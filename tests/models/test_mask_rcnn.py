@@ -10,7 +10,9 @@ from models import detection_reference, reference
 import keras_internimage
 from keras_internimage.layers.detection.regions import region_levels
 from keras_internimage.models.detection import MaskRCNN, paste_masks
-from keras_internimage.models.detection.mask_rcnn import pad
+from keras_internimage.models.detection.inputs import pad
+from keras_internimage.models.detection.mask_rcnn import refined
+from keras_internimage.models.detection.two_stage import own_class
 
 PARAMETERS = {"T": 48_920_544, "S": 68_715_024, "B": 115_245_264}
 
@@ -30,7 +32,7 @@ class Stages(MaskRCNN):
         ones = ops.ones_like(sizes, dtype="float32")
         there = ops.ones_like(proposals[..., 0], dtype="bool")
         labels = inputs["labels"]
-        own = self.own_masks(maps, inputs["boxes"], labels)
+        own = own_class(self.mask_head(self.mask_align(maps, inputs["boxes"])), labels)
         keys = ("images", "image_sizes", "original_sizes")
         return {
             "backbone": [ops.mean(x, (1, 2)) for x in features],
@@ -45,7 +47,7 @@ class Stages(MaskRCNN):
             "fixed_deltas": fixed_deltas,
             "fixed_masks": self.mask_head(self.mask_align(maps, regions[:, :4])),
             "own_masks": own,
-            "detected": self.detect(proposals, there, logits, deltas, sizes, ones),
+            "detected": self.detect(refined(proposals, deltas), logits, there, sizes, ones),
             "all": super().call({key: inputs[key] for key in keys}),
         }
 

@@ -5,38 +5,18 @@ import os
 import keras
 from keras import ops
 
-from keras_internimage.checkpoints import load_weights
 from keras_internimage.checkpoints.names.mask_rcnn import TABLE
-from keras_internimage.layers.composite import (
-    registered,
-    serialized_dtype_policy,
-    skip_initialization,
-)
-from keras_internimage.layers.detection import (
-    BoxHead,
-    FeaturePyramid,
-    MaskHead,
-    RegionAlign,
-    RegionProposalHead,
-)
-from keras_internimage.models.backbone import InternImageBackbone
-from keras_internimage.models.dense import dense_config, pyramid
-from keras_internimage.models.detection import arguments
-from keras_internimage.models.detection.selection import select_detections, select_proposals
-from keras_internimage.models.network import apply_policy, limit_remat_to_blocks
+from keras_internimage.layers.composite import registered
+from keras_internimage.layers.detection import BoxHead, MaskHead
+from keras_internimage.models.detection.two_stage import TwoStageDetector, own_class
 from keras_internimage.ops import boxes as box_ops
 
-# Pixels of the image in one of each map: of the backbone's, and one coarser.
-STRIDES = (4, 8, 16, 32, 64)
-MULTIPLE = 32
-BOX_BINS, MASK_BINS = 7, 14
 # What the box head's deltas are multiplied by.
 DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
-_ANCHORS = 3
 
 
 @registered
-class MaskRCNN(keras.Model):
+class MaskRCNN(TwoStageDetector):
     """Instantiates Mask R-CNN over a backbone: boxes, classes and masks of objects.
 
     ```
@@ -102,6 +82,8 @@ class MaskRCNN(keras.Model):
         the official InternImage models for COCO.
     """
 
+    rename_table = TABLE
+
     def __init__(
         self,
         backbone: keras.Model | str,
@@ -121,7 +103,7 @@ class MaskRCNN(keras.Model):
         name: str = "mask_rcnn",
         trainable: bool = True,
     ):
-        self._options = {
+        options = {
             "classes": classes,
             "bounding_box_format": bounding_box_format,
             "max_detections": max_detections,
@@ -133,175 +115,25 @@ class MaskRCNN(keras.Model):
             "channels": channels,
             "units": units,
         }
-        arguments.check(**self._options)
-        arguments.check_weights(weights)
-        # Sizes of images must stay whole numbers, whatever the layers compute in.
-        super().__init__(name=name, trainable=trainable, autocast=False)
-        apply_policy(self, dtype)
-        for option, value in self._options.items():
-            setattr(self, option, value)
-        with skip_initialization(weights is not None):
-            if isinstance(backbone, str):
-                variant = arguments.check_variant(backbone)
-                backbone = InternImageBackbone(
-                    **dense_config(variant), dtype=dtype, name=f"internimage_{variant.lower()}"
-                )
-            maps = pyramid(backbone)
-            # Behind a function, or Keras would count and save its layers twice: here and as
-            # those of `features`.
-            self._backbone = (lambda: backbone,)
-            self.features = keras.Model(backbone.inputs[0], maps, name="backbone")
-            self.pyramid = FeaturePyramid(channels, name="fpn", dtype=dtype)
-            self.rpn = RegionProposalHead(_ANCHORS, name="rpn", dtype=dtype)
-            self.box_align = RegionAlign(BOX_BINS, STRIDES[:-1], name="box_align", dtype=dtype)
-            self.box_head = BoxHead(classes, units, name="box_head", dtype=dtype)
-            self.mask_align = RegionAlign(MASK_BINS, STRIDES[:-1], name="mask_align", dtype=dtype)
-            self.mask_head = MaskHead(classes, name="mask_head", dtype=dtype)
-            self._build_parts([tuple(x.shape) for x in maps])
-        limit_remat_to_blocks(self)
-        load_weights(self, weights, table=TABLE, variant=variant)
+        super().__init__(backbone, options, weights, dtype, variant, name, trainable)
 
-    def _build_parts(self, shapes):
-        levels = [(None, None, None, self.channels)] * len(STRIDES)
-        self.pyramid.build(shapes)
-        self.rpn.build(levels)
-        for align, head in ((self.box_align, self.box_head), (self.mask_align, self.mask_head)):
-            align.build(levels)
-            head.build((None, None, align.output_size, align.output_size, self.channels))
-        self.built = True
+    def make_heads(self, dtype):
+        self.box_head = BoxHead(self.classes, self.units, name="box_head", dtype=dtype)
+        self.mask_head = MaskHead(self.classes, name="mask_head", dtype=dtype)
 
-    @property
-    def backbone(self) -> keras.Model:
-        """The backbone the model was made of."""
-        return self._backbone[0]()
+    def heads(self):
+        return [(self.box_align, self.box_head), (self.mask_align, self.mask_head)]
 
-    def call(self, inputs, training=None):
-        images, sizes, original_sizes = read_inputs(inputs)
-        maps = self.pyramid(self.features(pad(images), training=training))
-        logits, deltas = self.rpn(maps)
-        proposals, _, valid = self.propose(maps, logits, deltas, sizes)
-        class_logits, moves = self.box_head(self.box_align(maps, proposals))
-        scale = ops.cast(sizes, "float32") / ops.cast(original_sizes, "float32")
-        boxes, scores, labels, found = self.detect(
-            proposals, valid, class_logits, moves, sizes, scale
-        )
-        regions = boxes * box_scale(scale)[:, None]
-        masks = ops.sigmoid(self.own_masks(maps, regions, labels))
-        return {
-            "boxes": ops.where(found[..., None], self._formatted(boxes, original_sizes), -1),
-            "labels": ops.where(found, labels, -1),
-            "scores": ops.where(found, scores, -1),
-            "masks": ops.where(found[..., None, None], masks, 0),
-            "num_detections": ops.sum(ops.cast(found, "int32"), axis=1),
-        }
+    def classify(self, maps, proposals, sizes):
+        """Class logits of proposals, and their boxes as each class would have them."""
+        logits, deltas = self.box_head(self.box_align(maps, proposals))
+        return logits, refined(proposals, deltas)
 
-    def propose(self, maps, logits, deltas, sizes):
-        """Proposals in pixels of the resized images; see `select_proposals`."""
-        anchors = [
-            box_ops.anchors(ops.shape(x)[1:3], stride)
-            for x, stride in zip(maps, STRIDES, strict=True)
-        ]
-        return select_proposals(
-            [ops.cast(x, "float32") for x in logits],
-            [ops.cast(x, "float32") for x in deltas],
-            anchors,
-            sizes,
-            self.proposals_per_level,
-            self.proposals,
-            self.proposal_nms_threshold,
-        )
-
-    def detect(self, proposals, valid, logits, deltas, sizes, scale):
-        """Detections in pixels of the original images; see `select_detections`.
-
-        Args:
-            proposals, valid: from `propose`.
-            logits, deltas: from the box head.
-            sizes: `(N, 2)`, heights and widths of the resized images.
-            scale: `(N, 2)`, these divided by the original ones.
-        """
-        probabilities = ops.softmax(ops.cast(logits, "float32"), axis=-1)[..., :-1]
-        boxes = box_ops.decode(
-            proposals[:, :, None], ops.cast(deltas, "float32"), deviations=DEVIATIONS
-        )
-        boxes = box_ops.clip(boxes, sizes) / box_scale(scale)[:, None, None]
-        boxes, scores, labels, found = select_detections(
-            boxes,
-            probabilities,
-            valid,
-            self.max_detections,
-            self.score_threshold,
-            self.nms_threshold,
-        )
-        return ops.where(found[..., None], boxes, 0), scores, labels, found
-
-    def own_masks(self, maps, regions, labels):
-        """Logits `(N, D, 28, 28)` of the masks of each region's own class."""
-        logits = ops.cast(self.mask_head(self.mask_align(maps, regions)), "float32")
-        return ops.take_along_axis(logits, labels[:, :, None, None, None], axis=-1)[..., 0]
-
-    def _formatted(self, boxes, sizes):
-        sizes = ops.cast(sizes, "float32")[:, None]
-        return keras.utils.bounding_boxes.convert_format(
-            boxes,
-            source="xyxy",
-            target=self.bounding_box_format,
-            height=sizes[..., :1],
-            width=sizes[..., 1:],
-        )
-
-    def get_config(self):
-        return {
-            **self._options,
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": serialized_dtype_policy(self),
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        config["backbone"] = keras.saving.deserialize_keras_object(
-            config["backbone"], custom_objects=custom_objects
-        )
-        if isinstance(config.get("dtype"), dict):
-            config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
-        return cls(**config)
+    def mask_probabilities(self, maps, regions, labels):
+        """Masks `(N, D, 28, 28)` of regions of these classes."""
+        return ops.sigmoid(own_class(self.mask_head(self.mask_align(maps, regions)), labels))
 
 
-def read_inputs(inputs):
-    """Images, their heights and widths, and those before they were resized, of a model's inputs.
-
-    Raises:
-        ValueError: there are no images, or something else in the dict.
-    """
-    if not isinstance(inputs, dict):
-        inputs = {"images": inputs}
-    known = ("images", "image_sizes", "original_sizes")
-    if "images" not in inputs or not set(inputs) <= set(known):
-        raise ValueError(
-            f"Inputs must be images or a dict of {', '.join(known)}. Received: {sorted(inputs)}"
-        )
-    images = inputs["images"]
-    sizes = inputs.get("image_sizes")
-    if sizes is None:
-        count, height, width = ops.shape(images)[:3]
-        size = ops.stack([ops.cast(height, "int32"), ops.cast(width, "int32")])
-        sizes = ops.tile(size[None], (count, 1))
-    original_sizes = inputs.get("original_sizes")
-    return images, sizes, sizes if original_sizes is None else original_sizes
-
-
-def pad(images):
-    """Zeros to the right and below, until the sides are multiples of 32."""
-    height, width = ops.shape(images)[1:3]
-    missing = [-height % MULTIPLE, -width % MULTIPLE]
-    if all(isinstance(n, int) and n == 0 for n in missing):
-        return images
-    return ops.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
-
-
-def box_scale(scale):
-    """Factors `(N, 4)` of a box's coordinates from those of heights and widths, `(N, 2)`."""
-    return ops.take(scale, ops.convert_to_tensor([1, 0, 1, 0], "int32"), axis=1)
+def refined(regions, deltas):
+    """Boxes `(N, R, classes, 4)` of regions `(N, R, 4)` as the deltas of each class move them."""
+    return box_ops.decode(regions[:, :, None], ops.cast(deltas, "float32"), deviations=DEVIATIONS)

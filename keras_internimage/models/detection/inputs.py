@@ -1,0 +1,42 @@
+"""What a detector is given: images in a batch, and their sizes."""
+
+from keras import ops
+
+MULTIPLE = 32
+
+
+def read_inputs(inputs):
+    """Images, their heights and widths, and those before they were resized, of a model's inputs.
+
+    Raises:
+        ValueError: there are no images, or something else in the dict.
+    """
+    if not isinstance(inputs, dict):
+        inputs = {"images": inputs}
+    known = ("images", "image_sizes", "original_sizes")
+    if "images" not in inputs or not set(inputs) <= set(known):
+        raise ValueError(
+            f"Inputs must be images or a dict of {', '.join(known)}. Received: {sorted(inputs)}"
+        )
+    images = inputs["images"]
+    sizes = inputs.get("image_sizes")
+    if sizes is None:
+        count, height, width = ops.shape(images)[:3]
+        size = ops.stack([ops.cast(height, "int32"), ops.cast(width, "int32")])
+        sizes = ops.tile(size[None], (count, 1))
+    original_sizes = inputs.get("original_sizes")
+    return images, sizes, sizes if original_sizes is None else original_sizes
+
+
+def pad(images):
+    """Zeros to the right and below, until the sides are multiples of 32."""
+    height, width = ops.shape(images)[1:3]
+    missing = [-height % MULTIPLE, -width % MULTIPLE]
+    if all(isinstance(n, int) and n == 0 for n in missing):
+        return images
+    return ops.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+
+
+def box_scale(scale):
+    """Factors `(N, 4)` of a box's coordinates from those of heights and widths, `(N, 2)`."""
+    return ops.take(scale, ops.convert_to_tensor([1, 0, 1, 0], "int32"), axis=1)
