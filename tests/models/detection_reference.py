@@ -5,6 +5,10 @@ from their names. Some have a factor, so that random ones behave like a trained 
 spread, proposals move by a part of their anchor, and most of them are background.
 """
 
+import csv
+import gzip
+import json
+
 import numpy as np
 from deterministic import model_shapes, official_weight, uniform
 from models import reference
@@ -39,12 +43,17 @@ def weight(name, shape):
     return value
 
 
+def official_names():
+    """The names in the official file, by those in our table."""
+    return {official_name(key): key for key in model_shapes(NAME)}
+
+
 def fill(model):
     """Give a model the reference's weights, checking that it holds exactly the official tensors."""
     stored = model_shapes(NAME)
-    names = {official_name(key): key for key in stored}
+    names = official_names()
     reference.check_places(model, {key: stored[name] for key, name in names.items()}, TABLE)
-    for variable in model.variables:
+    for variable in model.weights:
         official = TABLE.entry(variable.path).official
         tensors = {key: weight(names[key], stored[names[key]]) for key in official}
         variable.assign(TABLE.to_keras(variable.path, tensors))
@@ -98,3 +107,40 @@ def objects():
     h, w = map(float, RESIZED)
     parts = [[0.10, 0.15, 0.45, 0.60], [0.40, 0.30, 0.95, 0.95], [0.62, 0.08, 0.80, 0.26]]
     return (np.array(parts) * [w, h, w, h]).round(2).astype(np.float32)
+
+
+def targets():
+    """The objects that training's numbers are made with, as `fit` takes them: a batch of one."""
+    y, x = np.mgrid[0 : RESIZED[0], 0 : RESIZED[1]] + 0.5
+    places = [
+        ((x - left) / (right - left), (y - top) / (bottom - top))
+        for left, top, right, bottom in objects().astype(np.float64)
+    ]
+    masks = np.zeros((3, *RESIZED), np.uint8)
+    (u, v), (s, t), (p, q) = places
+    masks[0] = (u > 0) & (u < 1) & (v > 0) & (v < 1)
+    masks[1] = (2 * s - 1) ** 2 + (2 * t - 1) ** 2 < 1
+    masks[2] = (p > 0) & (q < 1) & (p < q)
+    labels = np.array([[0, 40, 79]], "int32")
+    return {"boxes": objects()[None], "labels": labels, "masks": masks[None]}
+
+
+def training(mode):
+    """The official losses, samples, and by each tensor the gradient's (norm, dot product)."""
+    stored = json.loads((reference.DATA / f"{NAME}.json").read_text())["training"][mode]
+    with gzip.open(reference.DATA / f"{NAME}.{mode}.grads.tsv.gz", "rt") as file:
+        rows = csv.reader(file, delimiter="\t")
+        gradients = {name: (float(norm), float(product)) for name, norm, product in rows}
+    return stored["losses"], stored["samples"], gradients
+
+
+def probes(gradients):
+    """(norm, dot product) of gradients by the variables' paths, by the official names."""
+    found, names = {}, official_names()
+    for path, gradient in gradients.items():
+        for name, array in TABLE.to_official(path, gradient).items():
+            array = array.astype(np.float64)
+            name = names[name]
+            probe = uniform(f"{name}.probe", array.shape)
+            found[name] = np.linalg.norm(array), (array * probe).sum()
+    return found

@@ -51,7 +51,7 @@ def official_gradients(name):
 def check_places(model, shapes, table=TABLE):
     """Raise unless the model's variables hold exactly the official tensors of these shapes."""
     held = {}
-    for variable in model.variables:
+    for variable in model.weights:
         entry = table.entry(variable.path)
         if entry is None:
             raise AssertionError(f"{variable.path} is no weight of InternImage")

@@ -9,7 +9,7 @@ from keras import ops
 from models import detection_reference
 
 from keras_internimage.ops import boxes as box_ops
-from keras_internimage.ops.matching import BACKGROUND, IGNORED, match, sample
+from keras_internimage.ops.matching import BACKGROUND, IGNORED, match, match_in_turn, sample
 
 NAME = detection_reference.NAME
 
@@ -68,6 +68,27 @@ def test_thresholds_and_ties():
     found = as_array(match(*tensors, 0.7, 0.3, 0.3))
     assert found[0].tolist() == [0, IGNORED, 1, 1, 1, 1]
     assert (found[1] == BACKGROUND).all()
+
+
+def test_in_turn_is_the_same():
+    """Of boxes on a grid, many of which tie, with some that do not count."""
+    rng = np.random.default_rng(0)
+    corner = rng.integers(0, 9, (60, 2)) * 4.0
+    boxes = np.concatenate([corner, corner + rng.integers(1, 6, (60, 2)) * 8], 1).astype("f")
+    objects = np.stack([boxes[:5] + 1, boxes[20:25]])
+    valid = np.array([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0]], bool)
+    inside = np.ones((2, 60), bool)
+    inside[0, 20:30] = False
+    limits = 0.7, 0.3, 0.3
+    found = as_array(
+        match_in_turn(*map(ops.convert_to_tensor, (boxes, objects, valid, inside)), *limits)
+    )
+    assert (found[0, 20:30] == IGNORED).all() and (found[1] == BACKGROUND).all()
+    overlaps = box_ops.iou(ops.convert_to_tensor(boxes), ops.convert_to_tensor(objects[:1]))
+    kept = ops.convert_to_tensor(as_array(overlaps)[:, inside[0]])
+    expected = as_array(match(kept, ops.convert_to_tensor(valid[:1]), *limits))
+    np.testing.assert_array_equal(found[0, inside[0]], expected[0])
+    assert set(found[0]) >= {0, 1, 3, 4, BACKGROUND, IGNORED}
 
 
 def test_samples():

@@ -37,6 +37,11 @@ def pad(images):
     return ops.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
 
 
+def padded_sizes(sizes):
+    """Heights and widths `(N, 2)` of images that were padded each by itself, int32."""
+    return (ops.cast(sizes, "int32") + MULTIPLE - 1) // MULTIPLE * MULTIPLE
+
+
 def box_scale(scale):
     """Factors `(N, 4)` of a box's coordinates from those of heights and widths, `(N, 2)`."""
     return ops.take(scale, ops.convert_to_tensor([1, 0, 1, 0], "int32"), axis=1)

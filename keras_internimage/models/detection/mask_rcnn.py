@@ -8,6 +8,15 @@ from keras import ops
 from keras_internimage.checkpoints.names.mask_rcnn import TABLE
 from keras_internimage.layers.composite import registered
 from keras_internimage.layers.detection import BoxHead, MaskHead
+from keras_internimage.models.detection import losses
+from keras_internimage.models.detection.assignment import Matching, sample_regions
+from keras_internimage.models.detection.region_losses import (
+    mask_head_loss,
+    may_trim,
+    number_of_regions,
+    own_deltas,
+    region_labels,
+)
 from keras_internimage.models.detection.two_stage import TwoStageDetector, own_class
 from keras_internimage.ops import boxes as box_ops
 
@@ -83,6 +92,7 @@ class MaskRCNN(TwoStageDetector):
     """
 
     rename_table = TABLE
+    region_matching = Matching(0.5, 0.5, 0.5, samples=512, positives=128)
 
     def __init__(
         self,
@@ -132,6 +142,38 @@ class MaskRCNN(TwoStageDetector):
     def mask_probabilities(self, maps, regions, labels):
         """Masks `(N, D, 28, 28)` of regions of these classes."""
         return ops.sigmoid(own_class(self.mask_head(self.mask_align(maps, regions)), labels))
+
+    def mask_heads(self):
+        return {"mask_head": self.mask_head}
+
+    def region_loss_names(self):
+        return "class_loss", "box_loss", "mask_loss"
+
+    def region_losses(self, maps, proposals, valid, sizes, targets, sampler):
+        """Losses of both heads; see `DetectorTraining`."""
+        rule = self.region_matching
+        samples = sample_regions(proposals, valid, targets, rule, sampler)
+        labels = region_labels(samples, targets, self.classes)
+        logits, deltas = self.box_head(self.box_align(maps, samples.boxes))
+        wanted = box_ops.encode(samples.boxes, samples.wanted, DEVIATIONS)
+        number = number_of_regions(samples)
+        return {
+            "class_loss": losses.class_loss(logits, labels, samples.valid),
+            "box_loss": losses.l1_loss(
+                own_deltas(deltas, labels), wanted, samples.positive, number
+            ),
+            "mask_loss": mask_head_loss(
+                self.mask_align,
+                self.mask_head,
+                maps,
+                samples,
+                labels,
+                targets,
+                sizes,
+                sampler.limit(rule.positives),
+                may_trim(self),
+            ),
+        }
 
 
 def refined(regions, deltas):

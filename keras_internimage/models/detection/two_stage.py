@@ -15,6 +15,7 @@ from keras_internimage.models.dense import dense_config, pyramid
 from keras_internimage.models.detection import arguments
 from keras_internimage.models.detection.inputs import box_scale, pad, read_inputs
 from keras_internimage.models.detection.selection import select_detections, select_proposals
+from keras_internimage.models.detection.training import DetectorTraining
 from keras_internimage.models.network import apply_policy, limit_remat_to_blocks
 from keras_internimage.ops import boxes as box_ops
 
@@ -24,7 +25,7 @@ BOX_BINS, MASK_BINS = 7, 14
 _ANCHORS = 3
 
 
-class TwoStageDetector(keras.Model):
+class TwoStageDetector(DetectorTraining):
     """Backbone, pyramid, proposals, and the choice of detections; a subclass has the heads.
 
     A subclass sets `rename_table` and has
@@ -42,6 +43,7 @@ class TwoStageDetector(keras.Model):
     """
 
     rename_table: ClassVar[RenameTable]
+    strides = STRIDES
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class TwoStageDetector(keras.Model):
         arguments.check_weights(weights)
         # Sizes of images must stay whole numbers, whatever the layers compute in.
         super().__init__(name=name, trainable=trainable, autocast=False)
+        self.prepare_training()
         self._options = dict(options)
         apply_policy(self, dtype)
         for option, value in options.items():
@@ -100,6 +103,8 @@ class TwoStageDetector(keras.Model):
         images, sizes, original_sizes = read_inputs(inputs)
         maps = self.pyramid(self.features(pad(images), training=training))
         logits, deltas = self.rpn(maps)
+        if training or self._evaluates:
+            return {"maps": maps, "objectness": logits, "deltas": deltas}
         proposals, _, valid = self.propose(maps, logits, deltas, sizes)
         class_logits, boxes = self.classify(maps, proposals, sizes)
         scale = ops.cast(sizes, "float32") / ops.cast(original_sizes, "float32")
