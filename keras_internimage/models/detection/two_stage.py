@@ -180,7 +180,12 @@ class TwoStageDetector(DetectorTraining):
             "name": self.name,
             "trainable": self.trainable,
             "dtype": serialized_dtype_policy(self),
+            # A backbone's config knows nothing of single layers.
+            "frozen": [layer.name for layer in self._parts() if not layer.trainable],
         }
+
+    def _parts(self):
+        return [*self.features.layers, *(x for x in self.layers if x is not self.features)]
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -190,7 +195,12 @@ class TwoStageDetector(DetectorTraining):
         )
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
-        return cls(**config)
+        frozen = config.pop("frozen", ())
+        model = cls(**config)
+        for layer in model._parts():
+            if layer.name in frozen:
+                layer.trainable = False
+        return model
 
 
 def own_class(logits, labels):
