@@ -65,6 +65,21 @@ def mask_rcnn(sizes=TINY, on=None, **arguments):
     return model
 
 
+def convolutional_backbone(channels=8):
+    """Maps P2 to P5 of plain convolutions with batch normalisation, which are traced quickly."""
+    import keras
+
+    images = x = keras.Input((None, None, 3))
+    maps = {}
+    for level in range(1, 6):
+        x = keras.layers.Conv2D(channels, 3, 2, "same", name=f"conv{level}")(x)
+        x = keras.layers.BatchNormalization(name=f"norm{level}")(x)
+        x = maps[f"P{level}"] = keras.layers.ReLU(name=f"relu{level}")(x)
+    model = keras.Model(images, x, name="plain")
+    model.pyramid_outputs = maps
+    return model
+
+
 def with_offsets(model, scale=0.1):
     """The model with offsets and weights of points as after training: they start at zero.
 

@@ -14,9 +14,11 @@ from keras_internimage import MaskRCNN, training
 NAMES = {"loss", "rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss"}
 
 
-def detector(sizes=small_models.TINY, **arguments):
+def detector(sizes=small_models.TINY, on=None, **arguments):
     """A small Mask R-CNN for the drawn objects, as it starts a training."""
-    sizes = {**sizes, "layer_scale": 1.0, "drop_path_rate": 0.1}
+    if on is None:
+        sizes = {**sizes, "layer_scale": 1.0, "drop_path_rate": 0.1}
+        on = small_models.backbone(sizes, image_shape=(None, None, 3))
     options = {
         "classes": len(objects.CLASSES),
         "channels": 16,
@@ -26,7 +28,7 @@ def detector(sizes=small_models.TINY, **arguments):
         "max_detections": 10,
         **arguments,
     }
-    return MaskRCNN(small_models.backbone(sizes, image_shape=(None, None, 3)), **options)
+    return MaskRCNN(on, **options)
 
 
 def compiled(model, rate=3e-3, **arguments):
@@ -73,6 +75,21 @@ def test_twelve_images_by_heart():
     x, y = objects.batch(12)
     compiled(model, rate).fit(x, y, batch_size=4, epochs=epochs, verbose=0)
     assert objects.average_precision(model.predict(x, verbose=0), y) > 0.9
+
+
+@pytest.mark.any_backend
+def test_batch_normalisation_of_a_backbone():
+    """It moves in training, if it is not frozen, and not while it is measured."""
+    x, y = some_data()
+    for frozen in (False, True):
+        model = detector(on=small_models.convolutional_backbone())
+        norm = model.backbone.get_layer("norm3")
+        norm.trainable = not frozen
+        start = reference.as_array(norm.moving_mean)
+        compiled(model).evaluate(x, y, verbose=0)
+        np.testing.assert_array_equal(reference.as_array(norm.moving_mean), start)
+        model.fit(x, y, verbose=0)
+        assert np.array_equal(reference.as_array(norm.moving_mean), start) == frozen
 
 
 @pytest.mark.any_backend

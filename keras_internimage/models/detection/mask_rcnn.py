@@ -57,6 +57,42 @@ class MaskRCNN(TwoStageDetector):
 
         After the last detection boxes, labels and scores are -1 and masks 0.
 
+    Training needs no loss, the official ones are the model's own:
+
+    ```python
+    model.compile(optimizer)
+    model.fit(x, {"boxes": boxes, "labels": labels, "masks": masks})     # or a dataset of (x, y)
+    ```
+
+    Targets of N images `(N, H, W, 3)` with at most M objects (0, too; batches may differ):
+
+    - "boxes": `(N, M, 4)` in `bounding_box_format`, in pixels of the images in x, or relative to
+      "image_sizes";
+    - "labels": `(N, M)` ints from 0, and -1 where there is no object. An object whose box has no
+      extent counts as none. A label that is no class is refused where its value is known, that is
+      in arrays and in PyTorch; in a dataset in TensorFlow and JAX it makes the loss NaN;
+    - "masks": `(N, M, H, W)`, uint8 or bool. They may only be missing if the mask head is frozen:
+      `model.mask_head.trainable = False` before `compile`.
+
+    `fit` and `evaluate` report "loss", the sum of
+
+    - "rpn_class_loss" and "rpn_box_loss": binary cross-entropy, and L1 of the deltas, of 256
+      anchors in each image, at most 128 of objects (overlap of at least 0.7, or an object's best
+      from 0.3 on; less than 0.3 is background); sums, divided by the number of these anchors;
+    - "class_loss" and "box_loss": cross-entropy, and L1 of the class' own deltas, of 512 regions in
+      each image, at most 128 of objects (overlap of at least 0.5), the objects themselves among
+      them; means over these regions;
+    - "mask_loss": binary cross-entropy of the class' own 28 x 28 pixels, a mean over the pixels of
+      objects' regions.
+
+    For training twice `proposals_per_level` anchors of each map are looked at. Samples are drawn
+    at random, decided by `keras.utils.set_random_seed` before the model is made; in `evaluate`
+    they are always the same. Regularizers of the backbone are added to the loss. Batch
+    normalisation and stochastic depth in the backbone train as everywhere in Keras: the official
+    InternImage has none of the former, and for others freezing it (`layer.trainable = False`) is
+    usual, since batches are small. Called with `training=True` the model returns the pyramid's
+    maps and what the proposal network says of them, from which `compute_loss` goes on.
+
     The model is made of the backbone's own layers, whose weights it shares.
 
     Args:
@@ -143,13 +179,13 @@ class MaskRCNN(TwoStageDetector):
         """Masks `(N, D, 28, 28)` of regions of these classes."""
         return ops.sigmoid(own_class(self.mask_head(self.mask_align(maps, regions)), labels))
 
-    def mask_heads(self):
+    def mask_heads_by_name(self):
         return {"mask_head": self.mask_head}
 
     def region_loss_names(self):
         return "class_loss", "box_loss", "mask_loss"
 
-    def region_losses(self, maps, proposals, valid, sizes, targets, sampler):
+    def region_losses(self, maps, proposals, valid, sizes, targets, sampler, training):
         """Losses of both heads; see `DetectorTraining`."""
         rule = self.region_matching
         samples = sample_regions(proposals, valid, targets, rule, sampler)

@@ -73,4 +73,8 @@ def may_trim(model) -> bool:
 
         compiled = torch.compiler.is_compiling()
         return not compiled and not torch._C._are_functorch_transforms_active()
-    return backend == "tensorflow" and not model.jit_compile
+    if backend == "tensorflow":
+        from keras_internimage.ops.portable.tensorflow import in_xla
+
+        return not model.jit_compile and not in_xla()
+    return False

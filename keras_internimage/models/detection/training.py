@@ -27,9 +27,9 @@ class DetectorTraining(keras.Model):
     them; the heads run in `compute_loss`, where the objects are known. A subclass has `strides`,
     `anchors(maps)`, `propose(...)` and
 
-    - `mask_heads()`: a dict of its mask heads by the attributes' names,
-    - `region_losses(maps, proposals, valid, sizes, targets, sampler)`: a dict of scalars by the
-      names that `region_loss_names()` gives.
+    - `mask_heads_by_name()`: a dict of its mask heads by the attributes' names,
+    - `region_losses(maps, proposals, valid, sizes, targets, sampler, training)`: a dict of scalars
+      by the names that `region_loss_names()` gives.
     """
 
     anchor_matching: ClassVar = Matching(0.7, 0.3, 0.3, samples=256, positives=128)
@@ -133,7 +133,7 @@ class DetectorTraining(keras.Model):
             check_targets(x, y, self.classes, self._learning_masks())
 
     def _learning_masks(self):
-        return [name for name, head in self.mask_heads().items() if head.trainable]
+        return [name for name, head in self.mask_heads_by_name().items() if head.trainable]
 
     def test_step(self, *args):
         # Detections are not needed, so that the call need not choose them.
@@ -191,7 +191,8 @@ class DetectorTraining(keras.Model):
             factors[0] * self.proposals_per_level,
             factors[1] * self.proposals,
         )
-        return {**found, **self.region_losses(maps, proposals, valid, sizes, targets, sampler)}
+        of_regions = self.region_losses(maps, proposals, valid, sizes, targets, sampler, training)
+        return {**found, **of_regions}
 
     def _anchor_losses(self, maps, logits, deltas, sizes, targets, sampler):
         cells = [(*ops.shape(x)[1:3], stride) for x, stride in zip(maps, self.strides, strict=True)]
