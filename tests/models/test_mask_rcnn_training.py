@@ -69,8 +69,11 @@ def test_losses_fall():
 @pytest.mark.slow
 def test_twelve_images_by_heart():
     keras.utils.set_random_seed(0)
-    model = detector(small_models.SMALL, channels=32, units=64, proposals=60)
-    epochs = 70
+    backbone = small_models.backbone(
+        {**small_models.SMALL, "layer_scale": 1.0}, image_shape=(None, None, 3)
+    )
+    sizes = {"channels": 32, "units": 64, "proposals": 60, "proposals_per_level": 60}
+    model, epochs = detector(on=backbone, **sizes), 100
     rate = keras.optimizers.schedules.CosineDecay(3e-3, 3 * epochs)
     x, y = objects.batch(12)
     compiled(model, rate).fit(x, y, batch_size=4, epochs=epochs, verbose=0)
