@@ -18,6 +18,9 @@ if TYPE_CHECKING or not _backends.is_own_command():
     from keras_internimage import exports, layers, models, ops, preprocessing, training
     from keras_internimage.exports import export
     from keras_internimage.models import (
+        CascadeMaskRCNN,
+        CascadeMaskRCNNL,
+        CascadeMaskRCNNXL,
         InternImage,
         InternImageB,
         InternImageBackbone,
@@ -75,6 +78,9 @@ _PACKAGES = (
     "weights_convert",
 )
 _NAMES = {
+    "CascadeMaskRCNN": "models",
+    "CascadeMaskRCNNL": "models",
+    "CascadeMaskRCNNXL": "models",
     "InternImage": "models",
     "InternImageB": "models",
     "InternImageBackbone": "models",
@@ -105,6 +111,9 @@ _NAMES = {
 }
 
 __all__ = [
+    "CascadeMaskRCNN",
+    "CascadeMaskRCNNL",
+    "CascadeMaskRCNNXL",
     "InternImage",
     "InternImageB",
     "InternImageBackbone",

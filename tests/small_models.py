@@ -4,6 +4,7 @@
 """
 
 import numpy as np
+from deterministic import official_weight
 
 # One block a stage; as positional arguments they are `TINY.values()`.
 TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
@@ -77,6 +78,44 @@ def convolutional_backbone(channels=8):
         x = maps[f"P{level}"] = keras.layers.ReLU(name=f"relu{level}")(x)
     model = keras.Model(images, x, name="plain")
     model.pyramid_outputs = maps
+    return model
+
+
+def cascade_mask_rcnn(sizes=TINY, on=None, kind=None, seed=4, **arguments):
+    """A CascadeMaskRCNN of 8 channels and 5 classes on an InternImageBackbone, or the one given.
+
+    Unless it is given `weights`, its numbers are the same on all backends and make a difference:
+    scores are spread, boxes move, no two stages or classes do the same. `kind` is a class derived
+    from it.
+    """
+    from keras_internimage import CascadeMaskRCNN
+
+    on = on or backbone({"layer_scale": 1.0, **sizes}, image_shape=(None, None, 3))
+    options = {
+        "classes": 5,
+        "channels": 8,
+        "units": 16,
+        "max_detections": 6,
+        "score_threshold": 0.01,
+        "proposals": 30,
+        "proposals_per_level": 40,
+        **arguments,
+    }
+    model = (kind or CascadeMaskRCNN)(on, **options)
+    if options.get("weights") is None:
+        factors = {"rpn_reg": 0.3, "fc_cls": 8, "fc_reg": 1, "conv_logits": 20}
+        for variable in model.weights:
+            official = model.rename_table.entry(variable.path)
+            if official is None:  # another backbone's
+                if variable.path.endswith("kernel"):
+                    variable.assign(2 * official_weight(variable.path, variable.shape, seed))
+                continue
+            shapes = official.layout.official_shapes(tuple(variable.shape))
+            tensors = {}
+            for tensor, shape in zip(official.official, shapes, strict=True):
+                factor = factors.get(tensor.split(".")[-2], 1)
+                tensors[tensor] = factor * official_weight(tensor, shape, seed)
+            variable.assign(model.rename_table.to_keras(variable.path, tensors))
     return model
 
 

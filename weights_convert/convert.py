@@ -116,7 +116,11 @@ def build(
 
 
 def _dense(guess, config, classes, dtype, name):
-    builders = {"upernet": models.UperNet, "mask_rcnn": models.MaskRCNN}
+    builders = {
+        "upernet": models.UperNet,
+        "mask_rcnn": models.MaskRCNN,
+        "cascade_mask_rcnn": models.CascadeMaskRCNN,
+    }
     config = {key: value for key, value in config.items() if key != "use_clip_projector"}
     with skip_initialization():
         backbone = models.InternImageBackbone(**config, dtype=dtype, name=name)

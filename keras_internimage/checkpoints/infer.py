@@ -11,7 +11,16 @@ from keras_internimage.variants import VARIANTS
 Shapes = Mapping[str, tuple[int, ...]]
 
 # What a model is called after its head, by the family of its rename table.
-HEADS = {"upernet": "UperNet", "mask_rcnn": "Mask R-CNN"}
+HEADS = {
+    "upernet": "UperNet",
+    "mask_rcnn": "Mask R-CNN",
+    "cascade_mask_rcnn": "Cascade Mask R-CNN",
+}
+# The last hidden layer of a detector's box head, or of the first.
+_BOX_LAYERS = {
+    "mask_rcnn": "roi_head.bbox_head.shared_fcs.1",
+    "cascade_mask_rcnn": "roi_head.bbox_head.0.shared_fcs.0",
+}
 
 # A file with layer scales holds trained ones: the initial value no longer matters.
 _TRAINED_SCALE = 1.0
@@ -26,9 +35,10 @@ class Guess:
         variant: key of `VARIANTS` when the geometry is a published one, else None.
         classes: width of the classifier, None without one.
         unseen: arguments that leave no trace in shapes and were taken at their default.
-        family: "classifier" (also for a backbone alone), "upernet" or "mask_rcnn".
-        head: arguments of `keras_internimage.UperNet` or `MaskRCNN` besides; empty for a
-            classifier.
+        family: "classifier" (also for a backbone alone), "upernet", "mask_rcnn" or
+            "cascade_mask_rcnn".
+        head: arguments of `keras_internimage.UperNet`, `MaskRCNN` or `CascadeMaskRCNN` besides;
+            empty for a classifier.
     """
 
     config: dict
@@ -87,10 +97,10 @@ def infer_config(shapes: Shapes, offset_scale: float | None = None) -> Guess:
 
 def _head(family, shapes):
     """Arguments of a head that its shapes tell."""
-    if family == "mask_rcnn":
+    if family in _BOX_LAYERS:
         widths = {
             "channels": shapes.get("neck.lateral_convs.0.conv.bias"),
-            "units": shapes.get("roi_head.bbox_head.shared_fcs.1.bias"),
+            "units": shapes.get(f"{_BOX_LAYERS[family]}.bias"),
         }
         return {name: shape[0] for name, shape in widths.items() if shape}
     if family != "upernet":

@@ -88,9 +88,9 @@ def _upernet(variant, crop, data, resolution, size, miou, miou_multiscale):
     )
 
 
-def _mask_rcnn(variant, schedule, box_ap, mask_ap):
+def _detector(head, variant, schedule, box_ap, mask_ap):
     return Published(
-        f"mask_rcnn_internimage_{variant.lower()}_fpn_{schedule}_coco",
+        f"{head}_internimage_{variant.lower()}_fpn_{schedule}_coco",
         variant,
         80,
         800,
@@ -241,13 +241,17 @@ PUBLISHED = (
     _upernet("XL", *_CITYSCAPES, 83.62, 84.28),
     _upernet("L", *_MAPILLARY, 85.94, 86.22),
     _upernet("XL", *_MAPILLARY, 86.20, 86.42),
-    #          variant, schedule, box AP, mask AP; the longer schedule first, for "coco"
-    _mask_rcnn("T", "3x", 49.1, 43.7),
-    _mask_rcnn("T", "1x", 47.2, 42.5),
-    _mask_rcnn("S", "3x", 49.7, 44.5),
-    _mask_rcnn("S", "1x", 47.8, 43.3),
-    _mask_rcnn("B", "3x", 50.3, 44.8),
-    _mask_rcnn("B", "1x", 48.8, 44.0),
+    #         head, variant, schedule, box AP, mask AP; the longer schedule first, for "coco"
+    _detector("mask_rcnn", "T", "3x", 49.1, 43.7),
+    _detector("mask_rcnn", "T", "1x", 47.2, 42.5),
+    _detector("mask_rcnn", "S", "3x", 49.7, 44.5),
+    _detector("mask_rcnn", "S", "1x", 47.8, 43.3),
+    _detector("mask_rcnn", "B", "3x", 50.3, 44.8),
+    _detector("mask_rcnn", "B", "1x", 48.8, 44.0),
+    _detector("cascade", "L", "3x", 56.1, 48.5),
+    _detector("cascade", "L", "1x", 54.9, 47.7),
+    _detector("cascade", "XL", "3x", 56.2, 48.8),
+    _detector("cascade", "XL", "1x", 55.3, 48.1),
 )
 
 

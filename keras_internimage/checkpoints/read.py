@@ -17,7 +17,9 @@ BARE = "bare"
 
 # What wrappers put before the official names, taken away as often as it occurs.
 _PREFIXES = ("module.", "backbone.", "model.", "student.")
-_TEACHER = "teacher"
+# What begins the names of a teacher's weights, and of the copies of MMDetection's weight average,
+# which after each epoch are the weights that were averaged: the average itself has the plain names.
+_OTHER_WEIGHTS = ("teacher", "ema_")
 # The hub's Python classes call the layer scale so, because their framework renames "gamma".
 _RENAMED = ((".layer_scale1", ".gamma1"), (".layer_scale2", ".gamma2"))
 
@@ -43,7 +45,8 @@ class Checkpoint:
         containers: all containers with tensors in the file.
         tensors: `Tensor`s by official name, prefixes taken away.
         stored_names: name in the file by official name.
-        dropped: names left out by rule: a teacher's weights, counters of batch normalisation.
+        dropped: names left out by rule: a teacher's weights, a weight average's copies, counters
+            of batch normalisation.
     """
 
     path: str
@@ -229,10 +232,10 @@ def _rename(tensors, path):
 
 
 def official_name(stored: str) -> str | None:
-    """The official name of a tensor stored as `stored`, None for a teacher's weights."""
+    """The official name of a tensor stored as `stored`, None for what is left out by its name."""
     name = stored
     while True:
-        if name.startswith(_TEACHER):
+        if name.startswith(_OTHER_WEIGHTS):
             return None
         prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
         if prefix is None:

@@ -42,6 +42,11 @@ class NormalizedConvolution(CompositeLayer):
         filters: number of output channels.
         kernel_size: odd side of the kernel.
 
+    Call arguments:
+        inputs: as below.
+        training: whether the batch's statistics are used, which the moving averages follow.
+        counted: `(N, 1, 1)` or `(N, H, W)`, the pixels that these statistics are of; None for all.
+
     Input shape: `(N, H, W, C)`, or a list of such maps to be fused (`FusionConvolution`).
     Output shape: `(N, H, W, filters)`, of the first map's size.
     """
@@ -81,10 +86,12 @@ class NormalizedConvolution(CompositeLayer):
         self.norm.build(self.compute_output_shape(input_shape))
         self.built = True
 
-    def call(self, inputs, training=None):
-        return sublayers.normalized_convolution(self, self.conv, self.norm, inputs, training)
+    def call(self, inputs, training=None, counted=None):
+        return sublayers.normalized_convolution(
+            self, self.conv, self.norm, inputs, training, counted
+        )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape, counted_shape=None):
         first = input_shape[0] if _several(input_shape) else input_shape
         return (*first[:3], self.filters)
 

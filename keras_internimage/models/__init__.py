@@ -12,6 +12,9 @@ from keras_internimage.models.applications import (
 from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.models.classifier import InternImage
 from keras_internimage.models.detection import (
+    CascadeMaskRCNN,
+    CascadeMaskRCNNL,
+    CascadeMaskRCNNXL,
     MaskRCNN,
     MaskRCNNB,
     MaskRCNNS,
@@ -30,6 +33,9 @@ from keras_internimage.models.segmentation import (
 from keras_internimage.variants import VARIANTS, Variant, scale, stack
 
 __all__ = [
+    "CascadeMaskRCNN",
+    "CascadeMaskRCNNL",
+    "CascadeMaskRCNNXL",
     "InternImage",
     "InternImageB",
     "InternImageBackbone",

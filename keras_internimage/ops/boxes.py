@@ -30,7 +30,44 @@ def iou(boxes, others):
     sides = ops.maximum(sides - ops.maximum(boxes[..., :2], others[..., :2]), 0)
     shared = sides[..., 0] * sides[..., 1]
     union = area(boxes) + area(others) - shared
-    return ops.where(union > 0, shared / ops.where(union > 0, union, 1), 0)
+    return _fraction(shared, union)
+
+
+def generalized_iou(boxes, others):
+    """Generalized intersection over union of boxes in pairs.
+
+    ```
+    GIoU = IoU - (area around both - union) / area around both
+    ```
+
+    The area is that of the smallest box that both lie in; GIoU is between -1 and 1. Where boxes
+    have no extent, a fraction with nothing below is 0.
+
+    Args:
+        boxes, others: `(..., 4)`.
+
+    Returns:
+        A tensor `(...)`.
+
+    Source: [Generalized Intersection over Union](https://arxiv.org/abs/1902.09630).
+    """
+    low, high = (
+        ops.maximum(boxes[..., :2], others[..., :2]),
+        ops.minimum(boxes[..., 2:], others[..., 2:]),
+    )
+    sides = ops.maximum(high - low, 0)
+    shared = sides[..., 0] * sides[..., 1]
+    union = area(boxes) + area(others) - shared
+    low, high = (
+        ops.minimum(boxes[..., :2], others[..., :2]),
+        ops.maximum(boxes[..., 2:], others[..., 2:]),
+    )
+    around = (high[..., 0] - low[..., 0]) * (high[..., 1] - low[..., 1])
+    return _fraction(shared, union) - _fraction(around - union, around)
+
+
+def _fraction(above, below):
+    return ops.where(below > 0, above / ops.where(below > 0, below, 1), 0)
 
 
 def area(boxes):

@@ -48,13 +48,18 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             built for may have fewer trainable variables (frozen since), but not others.
         no_weight_decay: keys of the variables without weight decay.
         beta_1, beta_2, epsilon: as above.
+        ema_ramp: with `use_ema`, steps in which the moving average becomes slow: step `t`, counted
+            from 0, has the momentum `ema_momentum (1 - exp(-(1 + t) / ema_ramp))`, so that an
+            average of few steps is of new weights. None for the same momentum always.
         **kwargs: as for `keras.optimizers.Optimizer`: clipping, moving average (EMA), gradient
             accumulation, loss scale, name.
 
     Raises:
-        ValueError: a factor is negative, or a variable has none when the optimizer is built.
+        ValueError: a factor is negative, `ema_ramp` is not positive, or a variable has no factor
+            when the optimizer is built.
 
-    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019; `ema_ramp`:
+    the momentum of MMDetection's `ExpMomentumEMAHook`.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
+        ema_ramp: int | None = None,
         name: str = "layerwise_adamw",
         **kwargs: Any,
     ) -> None:
@@ -87,6 +93,11 @@ class LayerwiseAdamW(keras.optimizers.Adam):
                 raise ValueError(
                     f"`multipliers` must not be negative. Received: multipliers[{path!r}]={factor}"
                 )
+        if ema_ramp is not None and not ema_ramp > 0:
+            raise ValueError(
+                f"`ema_ramp` must be a positive number of steps or None. Received: {ema_ramp=}"
+            )
+        self.ema_ramp = ema_ramp
         self.decoupled_weight_decay = weight_decay
         self.multipliers = None if multipliers is None else dict(multipliers)
         self.no_weight_decay = tuple(no_weight_decay)
@@ -189,6 +200,23 @@ class LayerwiseAdamW(keras.optimizers.Adam):
                     current = ops.convert_to_tensor(learning_rate, "float32")
                     optimizer_torch.foreach(rows, current, rate, root, betas, self.epsilon)
 
+    def _update_model_variables_moving_average(self, trainable_variables):
+        # No public method, either: Keras' momentum is one number.
+        if not self.use_ema or self.ema_ramp is None:
+            super()._update_model_variables_moving_average(trainable_variables)
+            return
+        # With accumulated gradients Keras averages after each batch: a root of the step's momentum.
+        batches = self.gradient_accumulation_steps or 1
+        step = ops.cast(self.iterations + 1, "float32")
+        ramp = -ops.expm1(-step / self.ema_ramp)
+        momentum = self.ema_momentum * (ramp if batches == 1 else ramp ** (1 / batches))
+        momentum = ops.where(ops.equal(self.iterations, 0), 0.0, momentum)
+        averages = self._model_variables_moving_average
+        for variable, average in zip(trainable_variables, averages, strict=True):
+            if average is not None:
+                share = ops.cast(momentum, variable.dtype)
+                average.assign(share * average + (1 - share) * variable)
+
     def finalize_variable_values(self, var_list):
         """Puts the moving averages in the variables' place, when `fit` ends."""
         if not self.use_ema or keras.backend.backend() != "jax":
@@ -207,6 +235,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             "weight_decay": self.decoupled_weight_decay,
             "multipliers": None if self.multipliers is None else dict(self.multipliers),
             "no_weight_decay": list(self.no_weight_decay),
+            "ema_ramp": self.ema_ramp,
         }
 
 
@@ -259,7 +288,11 @@ def optimizer(
     average: dict[str, Any] = {}
     if recipe.ema is not None:
         # Keras averages after each batch, be the weights new or not.
-        average = {"use_ema": True, "ema_momentum": recipe.ema ** (1 / accumulation)}
+        average = {
+            "use_ema": True,
+            "ema_momentum": recipe.ema ** (1 / accumulation),
+            "ema_ramp": recipe.ema_ramp,
+        }
     decay = cast(float, recipe.layer_decay)  # no mapping: the recipe is for one variant
     return LayerwiseAdamW(
         rates,

@@ -60,6 +60,7 @@ class Recipe:
         beta_1, beta_2, epsilon: AdamW's.
         clip_norm: highest norm of all gradients together, None for no clipping.
         ema: momentum of the moving average of the weights for each step, None for none.
+        ema_ramp: steps in which it rises to that, see `LayerwiseAdamW`; None for at once.
         drop_path_rate: stochastic depth of the last block, an argument of the models.
         label_smoothing: fraction of each label spread over all classes, in [0, 1).
         flip: probability of mirroring an image, left to right.
@@ -99,6 +100,7 @@ class Recipe:
     epsilon: float = 1e-8
     clip_norm: float | None = 5.0
     ema: float | None = None
+    ema_ramp: int | None = None
     drop_path_rate: float | Mapping[str, float] = 0.0
     label_smoothing: float = 0.0
     flip: float = 0.5
@@ -265,6 +267,7 @@ _ROWS = (
         drop_path_rate={"L": 0.4, "XL": 0.6},
         # mmcv's momentum 1e-4 is the weight of the new value.
         ema=0.9999,
+        ema_ramp=2000,
         **{
             **_DETECTION,
             **_THREE,

@@ -42,12 +42,14 @@ def test_segmentation_models():
 
 
 def test_detectors():
-    assert len(DETECTORS) == 6 == len({row.name for row in DETECTORS})
+    assert len(DETECTORS) == 10 == len({row.name for row in DETECTORS})
     for row in DETECTORS:
         assert (row.sha256, row.bytes, row.revision) == (None, None, "main")
         assert (row.classes, row.data) == (80, "coco") and 40 < row.mask_ap < row.box_ap < 60
-        assert row.url.endswith(f"/main/mask_rcnn_internimage_{row.name[22:]}.pth")
-    for variant in ("T", "S", "B"):
+        head = "cascade" if row.variant in ("L", "XL") else "mask_rcnn"
+        start = f"{head}_internimage_{row.variant.lower()}_fpn_"
+        assert row.url.endswith((f"/main/{start}1x_coco.pth", f"/main/{start}3x_coco.pth"))
+    for variant in ("T", "S", "B", "L", "XL"):
         # The longer schedule, which is the better one.
         best = max((row for row in DETECTORS if row.variant == variant), key=lambda r: r.box_ap)
         assert published.for_variant(variant, "coco") == best and "_3x_" in best.name

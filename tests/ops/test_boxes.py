@@ -63,6 +63,16 @@ def test_overlap():
         np.testing.assert_allclose(found[i, j], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_generalized_overlap():
+    """In pairs: the same, apart, inside, and without extent, where nothing is divided by zero."""
+    boxes = np.array([[1, 2, 5, 4], [0, 0, 2, 2], [0, 0, 4, 4], [3, 3, 3, 3], [0, 0, 2, 2]], "f")
+    others = np.array([[1, 2, 5, 4], [4, 0, 6, 2], [1, 1, 3, 3], [3, 3, 3, 3], [1, 1, 3, 3]], "f")
+    expected = [1, 0 - (12 - 8) / 12, 4 / 16, 0, 1 / 7 - (9 - 7) / 9]
+    pair = map(ops.convert_to_tensor, (boxes[None], others[None]))
+    found = as_array(box_ops.generalized_iou(*pair))
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
 def test_clip():
     boxes = np.array([[[-3, -4, 50, 60]], [[-3, 5, 20, 30]]], "f")
     found = as_array(

@@ -108,6 +108,36 @@ def test_the_average_takes_the_weights_place():
 
 
 @pytest.mark.parametrize("accumulation", [None, 2])
+def test_the_average_becomes_slow(accumulation):
+    """In step t from 0, new weights have the share m exp(-(1 + t) / ramp) + 1 - m."""
+    model, watch = dense(), Weights()
+    optimizer = training.LayerwiseAdamW(
+        0.05,
+        0.1,
+        factors(model),
+        use_ema=True,
+        ema_momentum=0.9,
+        ema_ramp=3,
+        gradient_accumulation_steps=accumulation,
+    )
+    model.compile(optimizer, "mse")
+    model.fit(*data(), batch_size=8, epochs=8, shuffle=False, verbose=0, callbacks=[watch])
+    batches = accumulation or 1
+    for i, variable in enumerate(model.trainable_variables):
+        average = watch.seen[0][i]
+        for t, weights in enumerate(watch.seen[1:], start=1):
+            step = t // batches
+            momentum = 0.9 * (1 - np.exp(-(1 + step) / 3)) ** (1 / batches) if step else 0
+            average = momentum * average + (1 - momentum) * weights[i]
+        np.testing.assert_allclose(to_numpy(variable), average, rtol=1e-4, atol=1e-6)
+        assert np.abs(average - watch.seen[-1][i]).max() > 1e-3
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.ema_ramp == 3
+    with pytest.raises(ValueError, match="positive number of steps or None. Received: ema_ramp=0"):
+        training.LayerwiseAdamW(ema_ramp=0)
+
+
+@pytest.mark.parametrize("accumulation", [None, 2])
 def test_a_saved_model_goes_on_as_if_nothing_had_happened(tmp_path, accumulation):
     model = dense()
     optimizer = training.LayerwiseAdamW(

@@ -97,6 +97,7 @@ def test_dense_rows_are_the_published_ones(key):
         milestones = {36: (27, 33), 12: (11,) if "dino" in row.name else (8, 11), None: ()}
         assert row.milestones == milestones[row.epochs]
     assert (row.ema is not None) == (row.name in ("cascade-3x", "dino-objects365"))
+    assert row.ema_ramp == (2000 if row.name == "cascade-3x" else None)
 
 
 def test_every_row_is_complete_and_four_are_ours():

@@ -6,12 +6,17 @@ from keras_internimage.checkpoints.names.table import RenameTable, Row, counted
 
 _BOXES, _MASKS = "roi_head.bbox_head", "roi_head.mask_head"
 
-HEAD = (
+# What all detectors have between the backbone and what looks into regions.
+PROPOSALS = (
     Row("fpn/lateral{k}", "neck.lateral_convs.{k-1}.conv", CONV, counted(4)),
     Row("fpn/output{k}", "neck.fpn_convs.{k-1}.conv", CONV, counted(4)),
     Row("rpn/conv", "rpn_head.rpn_conv", CONV),
     Row("rpn/objectness", "rpn_head.rpn_cls", CONV),
     Row("rpn/deltas", "rpn_head.rpn_reg", CONV),
+)
+
+HEAD = (
+    *PROPOSALS,
     Row("box_head/fc1", f"{_BOXES}.shared_fcs.0", POOLED_LINEAR),
     Row("box_head/fc2", f"{_BOXES}.shared_fcs.1", LINEAR),
     Row("box_head/classes", f"{_BOXES}.fc_cls", LINEAR),

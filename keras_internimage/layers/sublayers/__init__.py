@@ -104,14 +104,14 @@ def _fast(name, slow, *arguments):
     return slow(*arguments) if outputs is None else outputs
 
 
-def normalized_convolution(owner, convolution, norm, inputs, training):
-    """`relu(norm(convolution(inputs)))` with sub-layers of `owner`."""
+def normalized_convolution(owner, convolution, norm, inputs, training, mask=None):
+    """`relu(norm(convolution(inputs)))` with sub-layers of `owner`; `mask` is the norm's."""
     if not training and not _runs_by_layer_call(owner, convolution):
         fast = getattr(_backend, "normalized_convolution", None)
         outputs = None if fast is None else fast(convolution, norm, inputs)
         if outputs is not None:
             return outputs
-    x = run(owner, norm, run(owner, convolution, inputs), training=training)
+    x = run(owner, norm, run(owner, convolution, inputs), training=training, mask=mask)
     return keras.ops.relu(x)
 
 

@@ -1,4 +1,4 @@
-"""The published sizes of Mask R-CNN on InternImage, in the manner of keras.applications."""
+"""The published detectors on InternImage, in the manner of keras.applications."""
 
 import os
 from collections.abc import Callable
@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 from keras_internimage.models.dense import build_backbone
 from keras_internimage.models.detection import arguments
+from keras_internimage.models.detection.cascade_mask_rcnn import CascadeMaskRCNN
 from keras_internimage.models.detection.mask_rcnn import MaskRCNN
 
-_Function = TypeVar("_Function", bound=Callable[..., MaskRCNN])
+_Function = TypeVar("_Function", bound=Callable[..., MaskRCNN | CascadeMaskRCNN])
 _Weights = str | os.PathLike | None
 
 _ARGUMENTS = """
@@ -22,16 +23,16 @@ _ARGUMENTS = """
             `.safetensors`.
         classes: number of classes. If the weights have another number, everything but the last
             layers is loaded and a line says so.
-        bounding_box_format: of the boxes that are returned; see `MaskRCNN`.
+        bounding_box_format: of the boxes that are returned; see `{model}`.
         backbone_weights: what the backbone starts from: None, or whatever `InternImage` takes as
             `weights`, such as "imagenet". Excludes `weights`.
         name: name of the model.
-        **kwargs: further arguments of `keras_internimage.MaskRCNN` (`max_detections`,
+        **kwargs: further arguments of `keras_internimage.{model}` (`max_detections`,
             `score_threshold`, `dtype`, ...) and of `keras_internimage.InternImageBackbone`
             (`drop_path_rate`, `implementation`, or any that changes the architecture).
 
     Returns:
-        A `MaskRCNN`.
+        A `{model}`.
 
     Raises:
         ValueError: an argument is not as said above, or the weights do not fit the model.
@@ -41,7 +42,7 @@ _ARGUMENTS = """
         Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)
     """
 
-# Arguments of `MaskRCNN` that are not named above; all others are the backbone's.
+# Arguments of the detectors that are not named above; all others are the backbone's.
 _DETECTOR_ARGUMENTS = (
     "max_detections",
     "score_threshold",
@@ -55,16 +56,19 @@ _DETECTOR_ARGUMENTS = (
 
 def _with_arguments(function: _Function) -> _Function:
     """Add what all sizes' arguments mean to the first line of a function's docstring."""
-    function.__doc__ = (function.__doc__ or "") + _ARGUMENTS
+    model = function.__annotations__["return"].__name__
+    function.__doc__ = (function.__doc__ or "") + _ARGUMENTS.replace("{model}", model)
     return function
 
 
-def _build(variant, weights, backbone_weights, kwargs, **options):
+def _build(detector_class, variant, weights, backbone_weights, kwargs, **options):
     arguments.check_weights(weights)
     detector = {name: kwargs.pop(name) for name in _DETECTOR_ARGUMENTS if name in kwargs}
     dtype = kwargs.get("dtype")
     backbone = build_backbone(variant, weights, backbone_weights, **kwargs)
-    return MaskRCNN(backbone, weights=weights, variant=variant, dtype=dtype, **detector, **options)
+    return detector_class(
+        backbone, weights=weights, variant=variant, dtype=dtype, **detector, **options
+    )
 
 
 @_with_arguments
@@ -78,6 +82,7 @@ def MaskRCNNT(
 ) -> MaskRCNN:
     """Instantiates Mask R-CNN on InternImage-T: 49 M parameters."""
     return _build(
+        MaskRCNN,
         "T",
         weights,
         backbone_weights,
@@ -99,6 +104,7 @@ def MaskRCNNS(
 ) -> MaskRCNN:
     """Instantiates Mask R-CNN on InternImage-S: 69 M parameters."""
     return _build(
+        MaskRCNN,
         "S",
         weights,
         backbone_weights,
@@ -120,7 +126,52 @@ def MaskRCNNB(
 ) -> MaskRCNN:
     """Instantiates Mask R-CNN on InternImage-B: 115 M parameters."""
     return _build(
+        MaskRCNN,
         "B",
+        weights,
+        backbone_weights,
+        kwargs,
+        classes=classes,
+        bounding_box_format=bounding_box_format,
+        name=name,
+    )
+
+
+@_with_arguments
+def CascadeMaskRCNNL(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "cascade_mask_rcnn_l",
+    **kwargs: Any,
+) -> CascadeMaskRCNN:
+    """Instantiates Cascade Mask R-CNN on InternImage-L: 277 M parameters."""
+    return _build(
+        CascadeMaskRCNN,
+        "L",
+        weights,
+        backbone_weights,
+        kwargs,
+        classes=classes,
+        bounding_box_format=bounding_box_format,
+        name=name,
+    )
+
+
+@_with_arguments
+def CascadeMaskRCNNXL(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "cascade_mask_rcnn_xl",
+    **kwargs: Any,
+) -> CascadeMaskRCNN:
+    """Instantiates Cascade Mask R-CNN on InternImage-XL: 387 M parameters."""
+    return _build(
+        CascadeMaskRCNN,
+        "XL",
         weights,
         backbone_weights,
         kwargs,
