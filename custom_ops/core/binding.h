@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "dcnv3.h"
+#include "detection.h"
 
 namespace dcnv3 {
 
@@ -18,13 +18,18 @@ struct Arguments {
   bool remove_center, softmax;
 };
 
+inline std::string check_version() {
+  if (dcnv3_abi() == DCNV3_ABI) return "";
+  return "The DCNv3 library and its binding must be of one version. Received: " +
+         std::to_string(dcnv3_abi()) + " and " + std::to_string(DCNV3_ABI);
+}
+
 /* Fills `call` and checks it. Returns what is wrong, or nothing. */
 template <class Pair>
 std::string prepare(dcnv3_call* call, dcnv3_dtype dtype, const Arguments<Pair>& a,
                     const int64_t inputs[4], const int64_t offset_mask[4]) {
-  if (dcnv3_abi() != DCNV3_ABI)
-    return "The DCNv3 library and its binding must be of one version. Received: " +
-           std::to_string(dcnv3_abi()) + " and " + std::to_string(DCNV3_ABI);
+  const std::string other = check_version();
+  if (!other.empty()) return other;
   int32_t pairs[8];
   int filled = 0;
   for (const Pair* pair : {&a.kernel_size, &a.strides, &a.padding, &a.dilation_rate}) {
@@ -81,6 +86,53 @@ inline int64_t backward_cost_of_task(const dcnv3_call& call) {
 inline int64_t forward_grain(const dcnv3_call& call) {
   return 1 + 60000 / forward_cost_of_pixel(call);
 }
+
+/* ---- RoIAlign --------------------------------------------------------------------------------- */
+
+/* Fills `call` and checks it. Returns what is wrong, or nothing. `shape(l)` is that of a map, a
+ * list of four integers; `boxes` and `levels` are shapes, too. */
+template <class Shape, class Strides, class Boxes, class Levels>
+std::string prepare_regions(dcnv3_regions* call, dcnv3_dtype dtype, int64_t maps,
+                            const Shape& shape, const Boxes& boxes, const Levels& levels,
+                            const Strides& strides, int64_t bins) {
+  const std::string other = check_version();
+  if (!other.empty()) return other;
+  if (maps < 1 || maps > DCNV3_MAX_LEVELS || size_t(maps) != size_t(strides.size()))
+    return "There must be 1 to 16 maps, and a stride for each. Received: " + std::to_string(maps) +
+           " maps, " + std::to_string(strides.size()) + " strides";
+  if (boxes.size() != 3 || boxes[2] != 4 || levels.size() != 2 || levels[0] != boxes[0] ||
+      levels[1] != boxes[1])
+    return "`boxes` must have the shape (N, R, 4), and `levels` (N, R).";
+  *call = dcnv3_regions{};
+  call->dtype = dtype;
+  call->levels = int32_t(maps);
+  call->bins = bins;
+  call->batch = boxes[0], call->regions = boxes[1];
+  for (int64_t l = 0; l < maps; ++l) {
+    const auto size = shape(l);
+    if (size.size() != 4 || size[0] != call->batch || (l > 0 && size[3] != call->channels))
+      return "Maps must have the shape (N, height, width, C), all of one N, that of the boxes, and "
+             "of one C.";
+    call->heights[l] = size[1], call->widths[l] = size[2], call->channels = size[3];
+    call->strides[l] = strides[l];
+  }
+  return dcnv3_roi_align_prepare(call).message;
+}
+
+/* Roughly, in processor cycles. */
+inline int64_t cost_of_region(const dcnv3_regions& call) {
+  return 1 + 2 * call.bins * call.bins * call.channels;
+}
+inline int64_t cost_of_region_task(const dcnv3_regions& call) {
+  return 1 + 2 * call.batch * call.regions * cost_of_region(call) /
+                 (dcnv3_cpu_roi_align_backward_tasks(&call) + 1);
+}
+inline int64_t region_grain(const dcnv3_regions& call) {
+  return 1 + 60000 / cost_of_region(call);
+}
+
+/* Of one image's suppression, in cycles. */
+inline int64_t cost_of_suppression(int64_t boxes, int64_t count) { return 20 * boxes + 200 * count; }
 
 }  // namespace dcnv3
 #endif

@@ -7,7 +7,7 @@
 
 #include <atomic>
 
-namespace {
+namespace dcnv3 {
 
 dcnv3_status ok() {
   dcnv3_status status;
@@ -15,7 +15,7 @@ dcnv3_status ok() {
   return status;
 }
 
-__attribute__((format(printf, 1, 2))) dcnv3_status error(const char* format, ...) {
+dcnv3_status error(const char* format, ...) {
   dcnv3_status status = ok();
   status.code = 1;
   va_list arguments;
@@ -25,10 +25,11 @@ __attribute__((format(printf, 1, 2))) dcnv3_status error(const char* format, ...
   return status;
 }
 
-dcnv3_status out_of_memory() { return error("DCNv3 could not get memory for its scratch."); }
+dcnv3_status out_of_memory() { return error("The kernel could not get memory for its scratch."); }
 
-/* Sizes of an image and positions in it must fit into 32 bits with room to spare. */
-constexpr int64_t kMaxSize = int64_t(1) << 28;
+}  // namespace dcnv3
+
+namespace {
 
 bool has_avx2() {
 #ifdef DCNV3_X86
@@ -59,12 +60,19 @@ const dcnv3::Kernels* best() {
 #endif
 }
 
-std::atomic<const dcnv3::Kernels*>& chosen() {
+std::atomic<const dcnv3::Kernels*>& choice() {
   static std::atomic<const dcnv3::Kernels*> kernels{best()};
   return kernels;
 }
 
 }  // namespace
+
+const dcnv3::Kernels& dcnv3::chosen() { return *choice().load(); }
+
+using dcnv3::error;
+using dcnv3::kMaxSize;
+using dcnv3::ok;
+using dcnv3::out_of_memory;
 
 extern "C" {
 
@@ -127,7 +135,7 @@ dcnv3_status dcnv3_prepare(dcnv3_call* call, const int64_t inputs[4],
 
 dcnv3_status dcnv3_cpu_forward(const dcnv3_call* call, const void* inputs, const void* offset_mask,
                                void* output, int64_t begin, int64_t end) {
-  return chosen().load()->forward(*call, inputs, offset_mask, output, begin, end)
+  return dcnv3::chosen().forward(*call, inputs, offset_mask, output, begin, end)
              ? ok() : out_of_memory();
 }
 
@@ -138,12 +146,12 @@ int64_t dcnv3_cpu_backward_tasks(const dcnv3_call* call) {
 dcnv3_status dcnv3_cpu_backward(const dcnv3_call* call, const void* grad_output,
                                 const void* inputs, const void* offset_mask, void* grad_inputs,
                                 void* grad_offset_mask, int64_t begin, int64_t end) {
-  return chosen().load()->backward(*call, grad_output, inputs, offset_mask, grad_inputs,
+  return dcnv3::chosen().backward(*call, grad_output, inputs, offset_mask, grad_inputs,
                                    grad_offset_mask, begin, end)
              ? ok() : out_of_memory();
 }
 
-const char* dcnv3_cpu_isa(void) { return chosen().load()->isa; }
+const char* dcnv3_cpu_isa(void) { return dcnv3::chosen().isa; }
 
 int32_t dcnv3_cpu_set_isa(const char* isa) {
 #ifdef DCNV3_X86
@@ -157,7 +165,7 @@ int32_t dcnv3_cpu_set_isa(const char* isa) {
 #endif
   for (const auto& one : all)
     if (one.available && strcmp(one.kernels->isa, isa) == 0) {
-      chosen().store(one.kernels);
+      choice().store(one.kernels);
       return 1;
     }
   return 0;

@@ -3,7 +3,7 @@
 #ifndef KERAS_INTERNIMAGE_DCNV3_CPU_H
 #define KERAS_INTERNIMAGE_DCNV3_CPU_H
 
-#include "dcnv3.h"
+#include "detection.h"
 
 namespace dcnv3 {
 
@@ -17,10 +17,18 @@ using Backward = bool (*)(const dcnv3_call&, const void* grad_output, const void
                           const void* offset_mask, void* grad_inputs, void* grad_offset_mask,
                           int64_t begin, int64_t end);
 
+using RoiAlign = bool (*)(const dcnv3_regions&, const void* const* maps, const void* boxes,
+                          const int32_t* levels, void* output, int64_t begin, int64_t end);
+using RoiAlignBackward = bool (*)(const dcnv3_regions&, const void* grad_output, const void* boxes,
+                                  const int32_t* levels, void* const* grad_maps, int64_t begin,
+                                  int64_t end);
+
 struct Kernels {
   const char* isa;
   Forward forward;
   Backward backward;
+  RoiAlign roi_align;
+  RoiAlignBackward roi_align_backward;
 };
 
 #ifdef DCNV3_X86
@@ -33,6 +41,17 @@ namespace generic { extern const Kernels kernels; }
 
 /* Groups in a task of the backward pass: few, so that one image gives work to several threads. */
 constexpr int64_t kTaskGroups = 2;
+/* Likewise channels of RoIAlign's. */
+constexpr int64_t kTaskChannels = 32;
+
+/* Sizes of an image and positions in it must fit into 32 bits with room to spare. */
+constexpr int64_t kMaxSize = int64_t(1) << 28;
+
+/* The kernels in use, and statuses: in cpu.cc. */
+const Kernels& chosen();
+dcnv3_status ok();
+__attribute__((format(printf, 1, 2))) dcnv3_status error(const char* format, ...);
+dcnv3_status out_of_memory();
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -23,8 +23,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Raised whenever a struct or a signature below changes; bindings compare it when they load. */
-#define DCNV3_ABI 1
+/* Raised whenever a struct or a signature changes, here or in detection.h; bindings compare it when
+ * they load. */
+#define DCNV3_ABI 2
 
 #if defined(_WIN32)
 #define DCNV3_EXPORT __declspec(dllexport)

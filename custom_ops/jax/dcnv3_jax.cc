@@ -1,4 +1,5 @@
-/* DCNv3 for XLA's foreign function interface; JAX registers the handlers by their names. */
+/* DCNv3, RoIAlign and suppression for XLA's foreign function interface; JAX registers the handlers
+ * by their names. */
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -179,6 +180,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_dcnv3_backward_cpu, backward_cpu
                                                  .Ret<ffi::AnyBuffer>()
                                                  .Ret<ffi::AnyBuffer>())
                                   .Attr<bool>("deterministic"));
+
+#include "detection_jax.h"
 
 #ifdef DCNV3_CUDA
 namespace {

@@ -1,5 +1,6 @@
-/* DCNv3 as operators of PyTorch, through LibTorch's stable interface: one library serves every
- * PyTorch from 2.10 on. Shapes for tracing and the gradient's registration are in Python. */
+/* DCNv3, RoIAlign and suppression as operators of PyTorch, through LibTorch's stable interface: one
+ * library serves every PyTorch from 2.10 on. Shapes for tracing and the gradients' registration are
+ * in Python. */
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -176,6 +177,8 @@ std::tuple<Tensor, Tensor> backward_cuda(Tensor grad_output, Tensor inputs, Tens
 
 }  // namespace
 
+#include "detection_torch.h"
+
 #define DCNV3_ARGUMENTS                                                                      \
   "Tensor inputs, Tensor offset_mask, int[] kernel_size, int[] strides, int[] padding, "     \
   "int[] dilation_rate, int groups, float offset_scale, bool remove_center, bool softmax"
@@ -184,11 +187,13 @@ STABLE_TORCH_LIBRARY(keras_internimage, m) {
   m.def("dcnv3(" DCNV3_ARGUMENTS ") -> Tensor");
   m.def("dcnv3_backward(Tensor grad_output, " DCNV3_ARGUMENTS
         ", bool deterministic) -> (Tensor, Tensor)");
+  DCNV3_DEFINE_DETECTION(m);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(keras_internimage, CPU, m) {
   m.impl("dcnv3", TORCH_BOX(&forward_cpu));
   m.impl("dcnv3_backward", TORCH_BOX(&backward_cpu));
+  DCNV3_IMPLEMENT_DETECTION(m);
 }
 
 #ifdef DCNV3_CUDA

@@ -8,6 +8,8 @@ import math
 import keras
 from keras import ops
 
+from keras_internimage.ops import dispatch
+
 # Deltas of sizes are clipped to this: a box is at most 62.5 times as large as its anchor.
 MAX_RATIO = abs(math.log(16 / 1000))
 
@@ -124,7 +126,7 @@ def clip(boxes, sizes):
     return ops.minimum(ops.maximum(boxes, 0), ops.cast(limits, boxes.dtype))
 
 
-def nms(boxes, scores, classes, threshold: float, count: int):
+def nms(boxes, scores, classes, threshold: float, count: int, implementation: str | None = None):
     """Greedy non-maximum suppression within classes, with a fixed number of results.
 
     The best box is taken, those of its class whose overlap with it is greater than `threshold`
@@ -138,12 +140,17 @@ def nms(boxes, scores, classes, threshold: float, count: int):
         classes: `(N, K)` ints.
         threshold: of the overlap.
         count: number of results.
+        implementation: None for the native kernel where it can run, on processors, "native" or
+            "portable".
 
     Returns:
         `(indices, valid)`, both `(N, count)`: which boxes, the best first, and whether there is
         one. Of equal scores the first comes first. No gradient flows through them.
     """
     boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)
+    kernels = dispatch.detection_kernels("nms", boxes, implementation)
+    if kernels is not None and _of_kernels(boxes, scores):
+        return kernels.nms(boxes, scores, ops.cast(classes, "int32"), threshold, count)
     number = ops.shape(boxes)[1]
     places = ops.arange(number, dtype="int32")[None]
     results = ops.arange(count, dtype="int32")[None]
@@ -168,6 +175,12 @@ def nms(boxes, scores, classes, threshold: float, count: int):
     state = (scores, none, none > 0)
     _, indices, valid = ops.fori_loop(0, count, take_best, state)
     return indices, valid
+
+
+def _of_kernels(boxes, scores):
+    """Whether the kernel knows the type of these."""
+    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in (boxes, scores)}
+    return dtypes in ({"float32"}, {"float64"})
 
 
 def anchors(size, stride: int, scale: float = 8.0, ratios=(0.5, 1.0, 2.0)):

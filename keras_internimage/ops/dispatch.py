@@ -21,6 +21,7 @@ from keras_internimage.ops.native import Native, run_joined, tell_slow_gpu
 class Request:
     """What an implementation needs to know of a call in order to say whether it can run it.
 
+    `operator` is "dcnv3", "roi_align" or "nms"; geometry and activation are of the first alone.
     `input_shape` is `(N, H, W, C)`; a size is None where it is not known while tracing. `device` is
     "cpu", "cuda", "tpu" or another type of device, None where nothing is known of it;
     `device_index` tells which of that type, None where that is not known. `named` says that the
@@ -28,13 +29,14 @@ class Request:
     """
 
     backend: str
-    geometry: DCNv3Geometry
+    geometry: DCNv3Geometry | None = None
     dtype: str = "float32"
     input_shape: tuple = (None, None, None, None)
     mask_activation: str | None = None
     device: str | None = None
     device_index: int | None = None
     named: bool = False
+    operator: str = "dcnv3"
 
 
 class Portable:
@@ -190,6 +192,47 @@ def select(request, implementation=None):
     if reason is not None:
         raise RuntimeError(f"The {implementation!r} implementation of DCNv3 cannot run: {reason}")
     return chosen
+
+
+def detection_kernels(operator, tensor, implementation=None):
+    """The module with the native `roi_align` and `nms`, None where the portable ones have to run.
+
+    Args:
+        operator: which of them.
+        tensor: one that they compute with, which tells device and type.
+        implementation: None for the kernels where they can run, "native" or "portable".
+
+    Raises:
+        ValueError: `implementation` is another name.
+        RuntimeError: it is "native", and the kernels cannot run.
+    """
+    if implementation not in (None, "native", "portable"):
+        raise ValueError(
+            "`implementation` must be None, 'native' or 'portable'. "
+            f"Received: implementation={implementation!r}"
+        )
+    if implementation == "portable" or tracing.required_implementation() is not None:
+        return None
+    if isinstance(tensor, keras.KerasTensor):
+        return None
+    native = next((i for i in IMPLEMENTATIONS if isinstance(i, Native)), None)
+    request = Request(
+        backend=keras.backend.backend(),
+        dtype=keras.backend.standardize_dtype(tensor.dtype),
+        device=device_of(tensor),
+        device_index=device_index_of(tensor),
+        named=implementation is not None,
+        operator=operator,
+    )
+    if native is None or request.backend not in native.backends:
+        reason = f"there are no kernels for the {request.backend} backend"
+    else:
+        reason = native.why_not(request)
+        if reason is None:
+            return native.of_detection()
+    if implementation == "native":
+        raise RuntimeError(f"The 'native' implementation of {operator} cannot run: {reason}")
+    return None
 
 
 def runs(name: str) -> bool:

@@ -1,12 +1,18 @@
-"""RoIAlign on a pyramid of feature maps, in `keras.ops`: aligned, with the adaptive grid."""
+"""RoIAlign on a pyramid of feature maps: aligned, with the adaptive grid."""
 
 from collections.abc import Sequence
 
 import keras
 from keras import ops
 
+from keras_internimage.ops import dispatch
+
 # RoIs that are pooled at once: the pixels below them are gathered, which takes memory.
 CHUNK = 32
+# A box that reaches further, in pixels of its map, counts as one that is not finite.
+FAR = 2.0**24
+# Maps that the kernels take.
+_MOST_MAPS = 16
 
 
 def roi_align(
@@ -16,6 +22,7 @@ def roi_align(
     levels=None,
     output_size: int = 7,
     max_pixels=None,
+    implementation: str | None = None,
 ):
     """The mean of bilinear samples in each bin of each region of interest.
 
@@ -26,12 +33,14 @@ def roi_align(
     ```
 
     over `k < g_y` and `l < g_x`. A sample more than one pixel outside of the outermost pixels'
-    centres counts as 0, others outside as the nearest pixel. A box without extent gives zeros.
+    centres counts as 0, others outside as the nearest pixel. A box without extent gives zeros, as
+    does one that is not finite or reaches further than 2**24 pixels of its map.
 
     Bilinear samples on a grid are separable: with one matrix for each axis, the sum is a product
-    of the weights with the pixels that the box covers. They are gathered into lists of one
-    length, so that shapes are static whatever the boxes. There is no bound on the number of
-    samples. Gradients flow to the maps, not to the boxes.
+    of the weights with the pixels that the box covers. The kernels sum rows, then columns. The
+    portable implementation gathers the pixels into lists of one length, so that shapes are static
+    whatever the boxes. There is no bound on the number of samples. Gradients flow to the maps,
+    not to the boxes.
 
     Args:
         maps: list of feature maps `(N, H, W, C)`, of any sizes; together at most 2**31 pixels.
@@ -41,7 +50,10 @@ def roi_align(
         output_size: bins along each side.
         max_pixels: a bound on how many pixels a box covers on its map, for less work: it is exact
             for boxes up to that, counted as `covered_pixels` does, and wrong for larger ones.
-            None is the number of pixels of the largest map, which is exact for all.
+            None is the number of pixels of the largest map, which is exact for all. The kernels
+            need no bound.
+        implementation: None for the native kernels where they can run, on processors, "native" or
+            "portable".
 
     Returns:
         A tensor `(N, R, output_size, output_size, C)` of the maps' type. Positions, weights and
@@ -49,6 +61,7 @@ def roi_align(
 
     Raises:
         ValueError: the numbers of maps and strides differ, or `levels` are missing.
+        RuntimeError: `implementation` is "native", and the kernels cannot run.
 
     Source: [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3; the same numbers as
     `torchvision.ops.roi_align(..., sampling_ratio=0, aligned=True)`.
@@ -64,6 +77,20 @@ def roi_align(
     count, rois = ops.shape(boxes)[:2]
     if isinstance(rois, int) and rois == 0:
         return ops.zeros((count, 0, output_size, output_size, channels), dtype)
+    boxes = ops.cast(ops.stop_gradient(boxes), wide)
+    if levels is None:
+        levels = ops.zeros_like(boxes[..., 0], dtype="int32")
+    kernels = dispatch.detection_kernels("roi_align", maps[0], implementation)
+    if kernels is not None and len(maps) <= _MOST_MAPS:
+        maps = [ops.cast(x, dtype) for x in maps]
+        return kernels.roi_align(maps, boxes, ops.cast(levels, "int32"), strides, output_size)
+    pooled = _portable(maps, boxes, levels, strides, output_size, max_pixels, wide)
+    return ops.cast(pooled, dtype)
+
+
+def _portable(maps, boxes, levels, strides, output_size, max_pixels, wide):
+    """RoIAlign in `keras.ops`, float32 or float64."""
+    channels, (count, rois) = maps[0].shape[-1], ops.shape(boxes)[:2]
     sizes = [ops.shape(x)[1:3] for x in maps]
     pixels = [height * width for height, width in sizes]
     flat = [ops.reshape(x, (-1, n, channels)) for x, n in zip(maps, pixels, strict=True)]
@@ -71,10 +98,6 @@ def roi_align(
     if max_pixels is None:
         max_pixels = largest(pixels)
     sides = [largest([size[axis] for size in sizes]) for axis in (0, 1)]
-
-    boxes = ops.cast(ops.stop_gradient(boxes), wide)
-    if levels is None:
-        levels = ops.zeros_like(boxes[..., 0], dtype="int32")
     # Rows of numbers for each RoI: its start on its map, its sides, the map's, its first pixel.
     scale = ops.take(ops.convert_to_tensor([1 / s for s in strides], wide), levels)
     places = ops.stack(
@@ -87,7 +110,9 @@ def roi_align(
     )
     start = boxes[..., :2] * scale[..., None] - 0.5
     extent = boxes[..., 2:] * scale[..., None] - 0.5 - start
-    numbers = ops.concatenate([start, extent], axis=-1)
+    # NaN compares false. What is left out has no extent.
+    near = ops.all((start > -FAR) & (start + extent < FAR), axis=-1, keepdims=True)
+    numbers = ops.where(near, ops.concatenate([start, extent], axis=-1), 0)
 
     chunk = min(CHUNK, rois) if isinstance(rois, int) else CHUNK
     missing = -rois % chunk
@@ -105,7 +130,7 @@ def roi_align(
     else:
         pooled = ops.map(pool, (numbers, places))
     pooled = ops.reshape(pooled, (count, rois + missing, output_size, output_size, channels))
-    return ops.cast(pooled[:, :rois], dtype)
+    return pooled[:, :rois]
 
 
 def covered_pixels(height, width, area: float):

@@ -82,7 +82,7 @@ def test_clip():
 
 
 @pytest.mark.parametrize("count", [5, 200])
-def test_suppression(count):
+def test_suppression(count, implementation):
     """Two images, three classes, some boxes that do not count; more results than there are."""
     rng = np.random.default_rng(0)
     boxes = np.stack([some_boxes(150, 1, 60), some_boxes(150, 2, 60)])
@@ -99,7 +99,7 @@ def test_suppression(count):
         assert valid[n].sum() == min(count, len(expected))
 
 
-def test_the_threshold_itself_is_kept():
+def test_the_threshold_itself_is_kept(implementation):
     """Overlap of exactly the threshold, and equal boxes of which the first is kept."""
     boxes = np.array([[[0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 2, 1], [3, 3, 3, 3]]], "f")
     scores = np.array([[2, 1, 2, 0]], "f")

@@ -58,6 +58,9 @@ def case():
     return maps, boxes.astype("float32"), levels, weight, values, gradients
 
 
+GRAPH = {"tensorflow": "graph", "jax": "jit", "torch": "eager"}[keras.config.backend()]
+
+
 def check(case, mode="eager"):
     maps, boxes, levels, weight, values, gradients = case
 
@@ -74,24 +77,29 @@ def check(case, mode="eager"):
     assert not found[:, [2, 3, 7, 8, 9]].any() and found[:, [0, 1, 4, 5, 6]].any((2, 3, 4)).all()
 
 
-def test_definition(case):
+def test_definition(case, implementation):
     check(case)
 
 
-@pytest.mark.skipif(keras.config.backend() == "torch", reason="takes long there: the next test")
-def test_compiled(case):
+def test_compiled(case, implementation):
+    if keras.config.backend() == "torch" and implementation == "portable":
+        pytest.skip("takes long there: the next test")
     check(case, "jit")
+
+
+def test_graph(case, implementation):
+    check(case, GRAPH)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.config.backend() != "torch", reason="PyTorch's compiler")
-def test_compiled_by_pytorch(case, monkeypatch):
+def test_compiled_by_pytorch(case, implementation, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 14)  # its loops are unrolled
     check(case, "jit")
 
 
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="others know sizes when traced")
-def test_unknown_sizes(case):
+def test_unknown_sizes(case, implementation):
     import tensorflow as tf
 
     maps, boxes, levels, _, values, _ = case
@@ -119,14 +127,52 @@ def test_a_bound_on_the_pixels_is_exact_up_to_it():
     x, boxes = ops.convert_to_tensor(x), ops.convert_to_tensor(boxes)
     bound = covered_pixels(40, 60, area)
     assert bound < 300 and covered_pixels(5, 6, area) == 30
-    exact = ops.convert_to_numpy(roi_align([x], boxes, [4]))
-    found = ops.convert_to_numpy(roi_align([x], boxes, [4], max_pixels=bound))
+    exact, found, short = (
+        ops.convert_to_numpy(roi_align([x], boxes, [4], max_pixels=n, implementation="portable"))
+        for n in (None, bound, 30)
+    )
     np.testing.assert_allclose(found, exact, rtol=0, atol=2e-6)
-    short = ops.convert_to_numpy(roi_align([x], boxes, [4], max_pixels=30))
     assert abs(short - exact).max() > 0.1  # the bound is needed
 
 
-def test_no_boxes_and_half_types():
+def test_hostile_boxes(implementation):
+    """Nothing is read outside of the map, in a time that does not depend on the box."""
+    huge, inf, nan = 3e38, np.inf, np.nan
+    boxes = np.array(
+        [
+            [[nan, 0, 5, 5], [0, nan, 5, 5], [0, 0, inf, 5], [-inf, 0, 5, inf], [0, 0, 5, nan]],
+            [
+                [-huge, -huge, huge, huge],
+                [1e30, 1e30, 2e30, 2e30],
+                [0, 0, 1e9, 5],
+                [8, 8, 8.00001, 8.00001],
+                [-4e7, -4e7, 5e7, 5e7],
+            ],
+        ],
+        "float32",
+    )
+    x = ops.ones((2, 6, 5, 20))
+    found = ops.convert_to_numpy(roi_align([x], ops.convert_to_tensor(boxes), [4]))
+    assert not found[0].any() and not found[1, :3].any()
+    # A tiny box is one pixel; one of 2^24 pixels hardly touches the map.
+    np.testing.assert_allclose(found[1, 3], 1, atol=1e-6)
+    assert np.isfinite(found[1, 4]).all() and abs(found[1, 4]).max() < 1e-3
+
+
+def test_infinite_pixels_stay_where_they_are(implementation):
+    """In the kernels: the portable implementation multiplies all pixels of a box by weights."""
+    if implementation == "portable":
+        pytest.skip("a product with zero there")
+    x = np.ones((1, 12, 12, 3), "float32")
+    x[0, 9, 9] = np.inf
+    boxes = ops.convert_to_tensor([[[0.0, 0.0, 48.0, 48.0]]])
+    found = ops.convert_to_numpy(roi_align([ops.convert_to_tensor(x)], boxes, [4], None, 4))
+    expected = np.ones((4, 4))
+    expected[3, 3] = np.inf
+    np.testing.assert_allclose(found[0, 0, ..., 0], expected, rtol=1e-6)
+
+
+def test_no_boxes_and_half_types(implementation):
     x = ops.full((2, 6, 8, 2), 3.0, "bfloat16")
     nothing = roi_align([x], ops.zeros((2, 0, 4)), [4])
     assert tuple(nothing.shape) == (2, 0, 7, 7, 2)
@@ -141,3 +187,5 @@ def test_refusals():
     for arguments in (([x, x], [4]), ([x, x], [4, 8])):
         with pytest.raises(ValueError, match="a stride for each map, and `levels`"):
             roi_align(arguments[0], ops.zeros((1, 1, 4)), arguments[1])
+    with pytest.raises(ValueError, match="must be None, 'native' or 'portable'"):
+        roi_align([x], ops.zeros((1, 1, 4)), [4], implementation="fast")

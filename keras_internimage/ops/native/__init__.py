@@ -1,4 +1,6 @@
-"""DCNv3 by the native kernels: found or built once, then one binding for each backend.
+"""The native kernels, of DCNv3, RoIAlign and suppression: found or built once.
+
+Each backend has a binding.
 
 The environment variable `KERAS_INTERNIMAGE_KERNELS` decides:
 
@@ -47,6 +49,11 @@ class Native:
 
     def run(self, inputs, offset, mask, geometry, mask_activation):
         return run_joined(_binding.call, inputs, offset, mask, geometry, mask_activation)
+
+
+    def of_detection(self):
+        """The functions `roi_align` and `nms` of the kernels; `why_not` must be None."""
+        return _binding.detection
 
 
 def run_joined(call, inputs, offset, mask, geometry, mask_activation):

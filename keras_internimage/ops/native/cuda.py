@@ -10,6 +10,7 @@ import functools
 import re
 
 HALF_AND_SINGLE = "the CUDA kernels compute float32, float16 and bfloat16"
+DCNV3_ALONE = "the CUDA kernels compute DCNv3 alone"
 
 
 @dataclasses.dataclass(frozen=True)

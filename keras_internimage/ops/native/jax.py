@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_internimage.ops import portable
 from keras_internimage.ops.native import cuda
+from keras_internimage.ops.native import detection_jax as detection
 from keras_internimage.ops.partitioning_jax import batch_parallel, differentiable
 
 _NAME = "keras_internimage_dcnv3"
@@ -29,7 +30,7 @@ def load(path):
     jax.default_backend()
     library = ctypes.CDLL(str(path))
     for platform in ("cpu", "cuda"):
-        for name in (_NAME, f"{_NAME}_backward"):
+        for name in (_NAME, f"{_NAME}_backward", *detection.NAMES):
             handler = getattr(library, f"{name}_{platform}", None)
             if handler is not None:
                 target = jax.ffi.pycapsule(handler)
@@ -43,6 +44,8 @@ def why_not(request):
     """None, or why the kernels cannot run the request."""
     device = device_type() if request is None else request.device
     if device == "cuda":
+        if request is not None and request.operator != "dcnv3":
+            return cuda.DCNV3_ALONE
         if request is not None and request.dtype == "float64":
             return cuda.HALF_AND_SINGLE
         return why_not_cuda()

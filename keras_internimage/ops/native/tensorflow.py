@@ -13,6 +13,7 @@ from tensorflow.python.framework import config, kernels
 from keras_internimage.ops import portable
 from keras_internimage.ops.geometry import DCNv3Geometry
 from keras_internimage.ops.native import cuda
+from keras_internimage.ops.native import detection_tensorflow as detection
 from keras_internimage.ops.portable.tensorflow import device_type, in_xla
 
 _ATTRIBUTES = (
@@ -34,6 +35,7 @@ def load(path):
         cuda.load(path)
     tf.RegisterGradient("KerasInternimageDcnv3")(_gradient)
     tf.RegisterGradient("KerasInternimageDcnv3Backward")(_gradient_of_gradient)
+    detection.register(operations)
 
 
 def why_not(request):
@@ -44,6 +46,8 @@ def why_not(request):
     if request is not None and in_xla():
         return "XLA compiles the call, and knows no kernel of a custom operation"
     if device == "cuda":
+        if request is not None and request.operator != "dcnv3":
+            return cuda.DCNV3_ALONE
         if request is not None and request.dtype == "float64":
             return cuda.HALF_AND_SINGLE
         return why_not_cuda()

@@ -1,4 +1,4 @@
-"""The native DCNv3 in PyTorch: `torch.ops.keras_internimage.dcnv3` and its gradient.
+"""The native kernels in PyTorch: `torch.ops.keras_internimage.dcnv3` and its gradient, and others.
 
 The library defines the operators for CPU and CUDA; `operator_torch` adds what tracing and
 differentiation need.
@@ -10,6 +10,7 @@ import keras
 import torch
 
 from keras_internimage.ops.native import cuda
+from keras_internimage.ops.native import detection_torch as detection
 from keras_internimage.ops.operator_torch import NAMESPACE, Operator
 
 call = Operator("dcnv3")
@@ -21,11 +22,18 @@ def load(path):
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{call.name}", "CUDA"):
         cuda.load(path)
     call.register()
+    detection.register()
 
 
 def why_not(request):
     """None, or why the kernels cannot run the request."""
     device = device_type() if request is None else request.device
+    if request is not None and request.operator != "dcnv3":
+        reason = detection.why_not()
+        if reason is not None:
+            return reason
+        if device == "cuda":
+            return cuda.DCNV3_ALONE
     if device == "cuda":
         if request is None:
             return why_not_cuda()
