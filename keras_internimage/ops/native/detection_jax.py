@@ -54,8 +54,8 @@ def _functions(sizes, strides, bins):
         boxes, levels = kept
         return align(boxes, levels, *upstreams), jnp.zeros_like(boxes), None
 
-    align.defvjp(lambda b, l, *maps: (align(b, l, *maps), (b, l)), backward)
-    gradient.defvjp(lambda g, b, l: (gradient(g, b, l), (b, l)), backward_of_gradient)
+    align.defvjp(lambda b, of, *maps: (align(b, of, *maps), (b, of)), backward)
+    gradient.defvjp(lambda g, b, of: (gradient(g, b, of), (b, of)), backward_of_gradient)
     return align
 
 
