@@ -74,9 +74,7 @@ class ProposalHead(nn.Module):
 class BoxHead(nn.Module):
     def __init__(self, channels, units=1024):
         super().__init__()
-        self.shared_fcs = nn.ModuleList(
-            [nn.Linear(channels * 49, units), nn.Linear(units, units)]
-        )
+        self.shared_fcs = nn.ModuleList([nn.Linear(channels * 49, units), nn.Linear(units, units)])
         self.fc_cls = nn.Linear(units, CLASSES + 1)
         self.fc_reg = nn.Linear(units, 4 * CLASSES)
 

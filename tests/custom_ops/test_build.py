@@ -76,6 +76,9 @@ def test_objects_of_the_core(copy):
         if X86:
             assert ("-mavx512vl" in call) == ("=avx512 " in call)
             assert ("-mavx2" in call) == ("=avx2 " in call)
+    # What decides by a threshold multiplies and adds in two steps, on any processor.
+    (exact,) = [call for call in copy.calls() if "cpu_detection.cc" in call]
+    assert "-ffp-contract=off" in exact and "-mavx" not in exact
     # A binding that is built later takes the core that is there.
     copy.install("jax").evaluate(JAX)
     assert kernels == [call for call in copy.calls() if "cpu_kernels.cc" in call]

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_core import Core, CoreError, expected, joined
-
-from keras_internimage.custom_ops import build
-from keras_internimage.ops import native
+from native_core import CoreError, expected, joined
 
 pytestmark = pytest.mark.any_backend
 
@@ -22,28 +19,6 @@ ISAS = ("sse2", "avx2", "avx512") if X86 else ("generic",)
 # Relative to the largest element: float32 sums of some tens of terms; float16's and bfloat16's
 # own rounding on top.
 TOLERANCE = {"float32": 4e-6, "float64": 1e-13}
-
-
-@pytest.fixture(scope="module")
-def library():
-    if native.mode() == "off":
-        pytest.skip(f"{native.VARIABLE}=off")
-    try:
-        path = build.core_library()
-    except build.KernelsUnavailable as error:
-        if native.mode() == "require":
-            raise
-        pytest.skip(f"the kernels cannot be built here: {error}")
-    return Core(path)
-
-
-@pytest.fixture(params=ISAS)
-def core(request, library):
-    best = library.isa
-    if not library.set_isa(request.param):
-        pytest.skip(f"not on this processor, which has {best}")
-    yield library
-    library.set_isa(best)
 
 
 def arrays(shape, out, groups, points, seed=0, spread=1.0):

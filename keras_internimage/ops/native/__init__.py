@@ -50,7 +50,6 @@ class Native:
     def run(self, inputs, offset, mask, geometry, mask_activation):
         return run_joined(_binding.call, inputs, offset, mask, geometry, mask_activation)
 
-
     def of_detection(self):
         """The functions `roi_align` and `nms` of the kernels; `why_not` must be None."""
         return _binding.detection

@@ -37,9 +37,7 @@ def _functions(sizes, strides, bins):
 
     def run_backward(upstream, boxes, levels):
         count, channels = upstream.shape[0], upstream.shape[-1]
-        shapes = [
-            jax.ShapeDtypeStruct((count, *size, channels), upstream.dtype) for size in sizes
-        ]
+        shapes = [jax.ShapeDtypeStruct((count, *size, channels), upstream.dtype) for size in sizes]
         return tuple(jax.ffi.ffi_call(_BACKWARD, shapes)(upstream, boxes, levels, **options))
 
     run = batch_parallel(run, f"n r k, n r, {maps} -> n r p q c")

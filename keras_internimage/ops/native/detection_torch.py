@@ -74,7 +74,5 @@ def _setup_context_of_backward(ctx, inputs, output):
 
 def _backward_of_backward(ctx, grads):
     # The gradient is linear in `grad_output`: its transposed is RoIAlign.
-    pooled = torch.ops.keras_internimage.roi_align(
-        grads, *ctx.saved_tensors, ctx.strides, ctx.bins
-    )
+    pooled = torch.ops.keras_internimage.roi_align(grads, *ctx.saved_tensors, ctx.strides, ctx.bins)
     return pooled, None, None, None, None, None
