@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import InitialValues, registered
 from keras_internimage.layers.detection.convolutions import (
     ConvolutionalLayer,
@@ -47,8 +48,8 @@ class BoxHead(ConvolutionalLayer):
         rois = ops.shape(inputs)[1]
         shape = inputs.shape[2:]
         x = ops.reshape(inputs, (-1, shape[0] * shape[1] * shape[2]))
-        x = ops.relu(self._run(self.fc1, x))
-        x = ops.relu(self._run(self.fc2, x))
+        x = sublayers.relu(self._run(self.fc1, x))
+        x = sublayers.relu(self._run(self.fc2, x))
         logits = ops.reshape(self._run(self.scores, x), (-1, rois, self.classes + 1))
         deltas = ops.reshape(self._run(self.deltas, x), (-1, rois, self.classes, 4))
         return logits, deltas
@@ -70,8 +71,13 @@ class MaskHead(ConvolutionalLayer):
     Args:
         classes: number of classes.
 
-    Input shape: `(N, R, bins, bins, C)`.
-    Output shape: logits `(N, R, 2 bins, 2 bins, classes)`; float32 in mixed precision, too.
+    Call arguments:
+        inputs: `(N, R, bins, bins, C)`.
+        labels: ints `(N, R)`, the class of each region, if the masks of others are not needed.
+
+    Returns:
+        Logits `(N, R, 2 bins, 2 bins, classes)`, with labels `(N, R, 2 bins, 2 bins)`; float32 in
+        mixed precision, too.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870)
@@ -104,18 +110,44 @@ class MaskHead(ConvolutionalLayer):
         self.predictions.build((None, 2 * bins, 2 * bins, channels))
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, labels=None):
         rois, bins = ops.shape(inputs)[1], inputs.shape[2]
         x = ops.reshape(inputs, (-1, *inputs.shape[2:]))
         for convolution in self.convolutions:
-            x = ops.relu(self._run(convolution, x))
-        x = ops.relu(self._run(self.upsample, x))
+            x = sublayers.relu(self._run(convolution, x))
+        # In mixed precision the last layer casts by itself.
+        if labels is not None and self.predictions.compute_dtype == self.compute_dtype:
+            own = self._own_masks(x, ops.reshape(labels, (-1,)))
+            return ops.reshape(own, (-1, rois, 2 * bins, 2 * bins))
+        x = sublayers.relu(self._run(self.upsample, x))
         x = self._run(self.predictions, x)
-        return ops.reshape(x, (-1, rois, 2 * bins, 2 * bins, self.classes))
+        x = ops.reshape(x, (-1, rois, 2 * bins, 2 * bins, self.classes))
+        if labels is None:
+            return x
+        return ops.take_along_axis(x, labels[:, :, None, None, None], axis=-1)[..., 0]
 
-    def compute_output_shape(self, input_shape):
+    def _own_masks(self, x, labels):
+        """Logits of one class for each region: the last convolution has one filter then.
+
+        The transposed convolution's windows do not overlap, so that it is a matmul, whose pixels
+        stay in its order until there is one number of each.
+        """
+        bins, channels = x.shape[1], x.shape[3]
+        kernel = ops.transpose(self.upsample.kernel, (3, 0, 1, 2))
+        kernel = ops.reshape(kernel, (channels, 4 * channels))
+        x = sublayers.matmul(ops.reshape(x, (-1, channels)), kernel)
+        x = sublayers.relu(sublayers.add(x, ops.tile(self.upsample.bias, 4)))
+        filters = ops.transpose(self.predictions.kernel[0, 0])
+        x = ops.reshape(x, (-1, bins * bins * 4, channels))
+        x = ops.matmul(x, ops.take(filters, labels, axis=0)[..., None])
+        x = ops.reshape(x, (-1, bins, bins, 2, 2))
+        x = ops.transpose(x, (0, 1, 3, 2, 4))
+        return x + ops.take(self.predictions.bias, labels, axis=0)[:, None, None, None, None]
+
+    def compute_output_shape(self, input_shape, labels_shape=None):
         side = 2 * input_shape[2]
-        return (*input_shape[:2], side, side, self.classes)
+        classes = () if labels_shape is not None else (self.classes,)
+        return (*input_shape[:2], side, side, *classes)
 
     def get_config(self):
         return {**super().get_config(), "classes": self.classes}

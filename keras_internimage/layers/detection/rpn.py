@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import check_image_features, registered
 from keras_internimage.layers.detection.convolutions import ConvolutionalLayer, normal
 
@@ -43,7 +44,7 @@ class RegionProposalHead(ConvolutionalLayer):
         logits, deltas = [], []
         for x in inputs:
             count = ops.shape(x)[1] * ops.shape(x)[2] * self.anchors
-            y = ops.relu(self._run(self.conv, x))
+            y = sublayers.relu(self._run(self.conv, x))
             logits.append(ops.reshape(self._run(self.objectness, y), (-1, count)))
             deltas.append(ops.reshape(self._run(self.deltas, y), (-1, count, 4)))
         return logits, deltas

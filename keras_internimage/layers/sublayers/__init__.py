@@ -86,8 +86,13 @@ def matmul(a, b):
 
 
 def add(own, other):
-    """`own + other`; `own` is the caller's alone and may be overwritten."""
+    """`own + other` of the shape of `own`, which is the caller's alone and may be overwritten."""
     return _fast("add", keras.ops.add, own, other)
+
+
+def relu(own):
+    """`keras.ops.relu(own)`, which is the caller's alone and may be overwritten."""
+    return _fast("relu", keras.ops.relu, own)
 
 
 def convolve(inputs, kernel):

@@ -226,15 +226,23 @@ def _convolution(layer, inputs, weight, groups):
 
 def add(own, other):
     """`own + other` in place, None where `own` is needed for a gradient or may be traced."""
-    if (
-        own.dtype != other.dtype
-        or own.shape != other.shape
-        or _needs_gradient(own, other)
-        or not _eager(own)
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    ):
+    ends_alike = own.shape[max(0, own.ndim - other.ndim) :] == other.shape
+    if own.dtype != other.dtype or not ends_alike or not _changeable(own, other):
         return None
     return own.add_(other)
+
+
+def relu(own):
+    """`relu(own)` in place, None likewise."""
+    return own.relu_() if _changeable(own) else None
+
+
+def _changeable(own, *others):
+    return (
+        not _needs_gradient(own, *others)
+        and _eager(own)
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
 def convolve(inputs, kernel):

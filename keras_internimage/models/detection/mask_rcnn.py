@@ -17,7 +17,7 @@ from keras_internimage.models.detection.region_losses import (
     own_deltas,
     region_labels,
 )
-from keras_internimage.models.detection.two_stage import TwoStageDetector, own_class
+from keras_internimage.models.detection.two_stage import TwoStageDetector
 from keras_internimage.ops import boxes as box_ops
 
 # What the box head's deltas are multiplied by.
@@ -177,7 +177,8 @@ class MaskRCNN(TwoStageDetector):
 
     def mask_probabilities(self, maps, regions, labels):
         """Masks `(N, D, 28, 28)` of regions of these classes."""
-        return ops.sigmoid(own_class(self.mask_head(self.mask_align(maps, regions)), labels))
+        logits = self.mask_head(self.mask_align(maps, regions), labels)
+        return ops.sigmoid(ops.cast(logits, "float32"))
 
     def mask_heads_by_name(self):
         return {"mask_head": self.mask_head}
