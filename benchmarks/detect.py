@@ -3,7 +3,7 @@
     python benchmarks/detect.py [--backends torch tensorflow jax] [--threads N]
         [--size 800 1216] [--rounds N] [--parts time memory]
 
-Sides: `official_detector.MaskRCNN` (PyTorch, with torchvision's RoIAlign and suppression: torchvision
+Sides: `official_detector.MaskRCNN` (PyTorch, with RoIAlign and suppression of torchvision, which
 must be installed with its compiled operators) and `MaskRCNNT` of this package on each backend; one
 set of random weights, one image of normal noise, float32, masks as 28 x 28 probabilities. The last
 layers are scaled so that there are 1000 proposals and 100 detections. All must find what the
