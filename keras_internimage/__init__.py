@@ -51,12 +51,14 @@ if TYPE_CHECKING:
         checkpoints,
         custom_ops,
         data,
+        detector,
         distribution,
         report,
         segmenter,
         visualize,
         weights_convert,
     )
+    from keras_internimage.detector import load_detector
     from keras_internimage.predictor import load
     from keras_internimage.segmenter import load_segmenter
 
@@ -65,6 +67,7 @@ _PACKAGES = (
     "checkpoints",
     "custom_ops",
     "data",
+    "detector",
     "distribution",
     "exports",
     "layers",
@@ -104,6 +107,7 @@ _NAMES = {
     "decode_predictions": "preprocessing",
     "export": "exports",
     "load": "predictor",
+    "load_detector": "detector",
     "load_segmenter": "segmenter",
     "paste_masks": "models",
     "portable_ops": "ops.tracing",
@@ -138,11 +142,13 @@ __all__ = [
     "custom_ops",
     "data",
     "decode_predictions",
+    "detector",
     "distribution",
     "export",
     "exports",
     "layers",
     "load",
+    "load_detector",
     "load_segmenter",
     "models",
     "ops",

@@ -17,6 +17,7 @@ import pathlib
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 
 BACKENDS = ("tensorflow", "jax", "torch")
 VARIABLE = "KERAS_BACKEND"
@@ -25,6 +26,8 @@ COMMANDS = (
     *("internimage-convert", "internimage-evaluate", "internimage-export"),
     *("internimage-predict", "internimage-segment", "internimage-train"),
 )
+# In what PyTorch, TensorFlow and JAX raise, none of it a MemoryError.
+_NO_MEMORY = "out of memory|out_of_memory|can't allocate memory|resource.?exhausted"
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -186,3 +189,14 @@ def hide_tensorflow() -> None:
     """
     if is_own_command() and chosen() != "tensorflow":
         sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raises a MemoryError where a backend says in its own way that there is not enough memory."""
+    try:
+        yield
+    except Exception as error:
+        if re.search(_NO_MEMORY, f"{type(error).__name__} {error}", re.IGNORECASE):
+            raise MemoryError(str(error)) from error
+        raise

@@ -1,8 +1,6 @@
 """A finished model in one call: `keras_internimage.load(path).predict(images)`."""
 
-import collections
 import collections.abc
-import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
     from keras_internimage.checkpoints.published import Published
 
 MODEL = "model.keras"  # in the folder of a training
-# Batches that are read while one is predicted.
-AHEAD = 2
 _WHAT = (
     "The model must be a folder of internimage-train, a .keras file, or the name of a published "
     "checkpoint"
@@ -85,7 +81,9 @@ class Predictor:
         for name, value in (("top", top), ("batch_size", batch_size)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer, at least 1. Received: {name}={value}")
-        given = _sequence(images)
+        from keras_internimage.data import ahead
+
+        given = ahead.sequence(images)
         rows = []
         for _, scores, error in self.stream(given, batch_size):
             if error is not None:
@@ -109,28 +107,21 @@ class Predictor:
         Yields:
             `(image, scores, None)` in order, or `(image, None, error)` for what cannot be read.
         """
-        batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-        with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            waiting = collections.deque(
-                self._submit(pool, batch, exif_orientation) for batch in batches[:AHEAD]
-            )
-            for number, batch in enumerate(batches):
-                read = [future.result() for future in waiting.popleft()]
-                if number + AHEAD < len(batches):
-                    following = batches[number + AHEAD]
-                    waiting.append(self._submit(pool, following, exif_orientation))
-                readable = [pixels for pixels, _ in read if pixels is not None]
-                scores = iter(())
-                if readable:
-                    # One shape for all batches: XLA compiles one program.
-                    missing = min(batch_size, len(images)) - len(readable)
-                    filled = np.stack(readable + [readable[-1]] * missing)
-                    scores = iter(probabilities(self.model, filled))
-                for image, (pixels, error) in zip(batch, read, strict=True):
-                    yield (image, None, error) if pixels is None else (image, next(scores), None)
+        from keras_internimage.data import ahead
 
-    def _submit(self, pool, batch, exif_orientation):
-        return [pool.submit(_read, x, self.resolution, exif_orientation) for x in batch]
+        def read(image):
+            return _read(image, self.resolution, exif_orientation)
+
+        for batch in ahead.batches(images, read, batch_size):
+            readable = [pixels for _, (pixels, _) in batch if pixels is not None]
+            scores = iter(())
+            if readable:
+                # One shape for all batches: XLA compiles one program.
+                missing = min(batch_size, len(images)) - len(readable)
+                filled = np.stack(readable + [readable[-1]] * missing)
+                scores = iter(probabilities(self.model, filled))
+            for image, (pixels, error) in batch:
+                yield (image, None, error) if pixels is None else (image, next(scores), None)
 
     def export(self, path: str | os.PathLike, **options) -> pathlib.Path:
         """Writes the model as a file for another program, with preprocessing and labels.
@@ -311,11 +302,11 @@ def build_published(row: "Published", resolution: int | None = None) -> "keras.M
 
 
 def check_published_classifier(row: "Published") -> None:
-    """Raises ValueError for a published checkpoint that classifies pixels, not images."""
+    """Raises ValueError for a published checkpoint that does not classify images."""
     if row.task != "classification":
         raise ValueError(
-            "MODEL must be a classifier (internimage-segment takes models of segmentation). "
-            f"Received: {row.name}"
+            "MODEL must be a classifier (internimage-segment takes models of segmentation, "
+            f"internimage-detect detectors). Received: {row.name}"
         )
 
 
@@ -365,23 +356,6 @@ def _names(classes, say):
         except RuntimeError as error:
             say(f"classes are shown as numbers. {error}")
     return _numbers(classes)
-
-
-def _sequence(images):
-    """The images as a list; folders as the images below them."""
-    from keras_internimage.data.folders import images_below
-
-    one = isinstance(images, (str, os.PathLike)) or not hasattr(images, "__iter__")
-    if one or (isinstance(images, np.ndarray) and images.ndim < 4):
-        images = [images]
-    found = []
-    for image in images:
-        if isinstance(image, (str, os.PathLike)):
-            path = pathlib.Path(image)
-            found += images_below(path) if path.is_dir() else [path]
-        else:
-            found.append(image)
-    return found
 
 
 def _read(image, size, exif_orientation):

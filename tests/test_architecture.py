@@ -29,7 +29,7 @@ RANKS = (
     ("models",),
     ("data", "preprocessing", "training", "distribution"),
     ("report", "visualize", "exports"),
-    ("predictor", "segmenter"),
+    ("predictor", "finished", "segmenter", "detector"),
     ("commands", "weights_convert"),
     ("__init__", "__main__"),
 )

@@ -12,9 +12,10 @@ from small_models import upernet
 from keras_internimage import models
 from keras_internimage.checkpoints import published
 from keras_internimage.checkpoints.infer import Guess
+from keras_internimage.data import resizing
 from keras_internimage.layers.resampling import resize_bilinear
 from keras_internimage.preprocessing import preprocess_input
-from keras_internimage.segmenter import Resizing, Segmenter, load_segmenter, loading, resizing
+from keras_internimage.segmenter import Resizing, Segmenter, load_segmenter, loading
 from keras_internimage.segmenter.windows import Windows, positions
 
 LABELS = ("a", "b", "c")

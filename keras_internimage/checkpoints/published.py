@@ -21,6 +21,11 @@ IMAGENET_CLASSES = {"imagenet": 1000, "imagenet22k": 21841}
 SEGMENTATION_DATA = ("ade20k", "cityscapes")
 # Of detectors.
 DETECTION_DATA = ("coco",)
+KEYWORDS = {
+    "classification": tuple(IMAGENET_CLASSES),
+    "segmentation": SEGMENTATION_DATA,
+    "detection": DETECTION_DATA,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,12 +306,7 @@ def for_variant(variant: str, weights: str = "imagenet") -> Published:
 
 def keyword_task(weights: str | os.PathLike | None) -> str | None:
     """The task of the models that a keyword stands for, None for what is no keyword."""
-    keywords = {
-        "classification": IMAGENET_CLASSES,
-        "segmentation": SEGMENTATION_DATA,
-        "detection": DETECTION_DATA,
-    }
-    return next((task for task, known in keywords.items() if weights in known), None)
+    return next((task for task, known in KEYWORDS.items() if weights in known), None)
 
 
 def by_file(path: str | os.PathLike) -> Published | None:

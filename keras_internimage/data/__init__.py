@@ -2,12 +2,14 @@
 
 from keras_internimage.data.balance import balanced_order, class_weights
 from keras_internimage.data.batches import EpochSetter
+from keras_internimage.data.detection_classes import detection_classes
 from keras_internimage.data.folders import Images, scan
 from keras_internimage.data.layout import FolderError
 from keras_internimage.data.loader import ImageFiles
 from keras_internimage.data.mask_files import MaskEncoding, read_mask
 from keras_internimage.data.mask_loader import SegmentationFiles
 from keras_internimage.data.masks import SegmentationImages, scan_segmentation
+from keras_internimage.data.resizing import Resizing
 from keras_internimage.data.segmentation_classes import segmentation_classes
 
 __all__ = [
@@ -16,10 +18,12 @@ __all__ = [
     "ImageFiles",
     "Images",
     "MaskEncoding",
+    "Resizing",
     "SegmentationFiles",
     "SegmentationImages",
     "balanced_order",
     "class_weights",
+    "detection_classes",
     "read_mask",
     "scan",
     "scan_segmentation",

@@ -4,18 +4,15 @@ import math
 import numbers
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from keras_internimage import backends
 from keras_internimage.data.palette import Colour, default_palette
-from keras_internimage.layers import BilinearResizing
-from keras_internimage.layers.resampling import two_sizes
-from keras_internimage.preprocessing import preprocess_input
-from keras_internimage.segmenter.resizing import (
+from keras_internimage.data.resizing import (
     Map,
     Resizing,
     Rows,
@@ -25,6 +22,9 @@ from keras_internimage.segmenter.resizing import (
     resized,
     scaled,
 )
+from keras_internimage.layers import BilinearResizing
+from keras_internimage.layers.resampling import two_sizes
+from keras_internimage.preprocessing import preprocess_input
 from keras_internimage.segmenter.windows import Windows
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 # Of the published multi-scale numbers, which also average over mirrored images.
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-# In what PyTorch, TensorFlow and JAX raise, none of it a MemoryError.
-_NO_MEMORY = "out of memory|out_of_memory|can't allocate memory|resource.?exhausted"
 
 
 class Segmenter:
@@ -219,12 +217,8 @@ class Segmenter:
         return self.resizing.sizes(height, width, scale)
 
     def _predict(self, images):
-        try:
+        with backends.memory_errors():
             outputs = self._network.predict_on_batch(np.ascontiguousarray(images))
-        except Exception as error:
-            if re.search(_NO_MEMORY, f"{type(error).__name__} {error}", re.IGNORECASE):
-                raise MemoryError(str(error)) from error
-            raise
         if isinstance(outputs, dict):
             outputs = outputs["logits"]
         scores = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")[..., : self.classes]

@@ -9,14 +9,15 @@ from typing import Any
 
 import keras
 
-from keras_internimage import models, predictor
+from keras_internimage import finished, models, predictor
 from keras_internimage.checkpoints import infer_config, open_checkpoint, published
 from keras_internimage.checkpoints.published import Published
 from keras_internimage.data.labels import Labels
 from keras_internimage.data.palette import FILE, Colour, default_palette, read_classes
+from keras_internimage.data.resizing import Resizing
 from keras_internimage.data.segmentation_classes import segmentation_classes
+from keras_internimage.finished import Place, row_of
 from keras_internimage.segmenter.inference import Segmenter, check_model
-from keras_internimage.segmenter.resizing import Resizing
 
 # The official models for Cityscapes see its images, of 2048 x 1024 pixels, as they are.
 _CITYSCAPES = Resizing(1024, 2048)
@@ -64,24 +65,6 @@ def load_segmenter(
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
-    """A variant of `UperNet` and the official file of its weights."""
-
-    letter: str
-    path: pathlib.Path
-
-    @property
-    def name(self) -> str:
-        return f"UperNet{self.letter} with {self.path}"
-
-    @property
-    def row(self) -> Published | None:
-        """The published checkpoint that the file has the name of, or None."""
-        names = published.names("segmentation")
-        return published.find(self.path.stem) if self.path.stem in names else None
-
-
-@dataclasses.dataclass(frozen=True)
 class Classes:
     """Names of classes, their colours (None where they have none), and the side of images."""
 
@@ -90,52 +73,9 @@ class Classes:
     resolution: int | None = None
 
 
-Place = pathlib.Path | Published | Variant
-
-
 def locate(model: str | os.PathLike, weights: str | os.PathLike | None = None) -> Place:
-    """What `load_segmenter` is to load. Loads nothing.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is a file of another kind, or a checkpoint that classifies images.
-    """
-    variants = [row.variant for row in published.PUBLISHED if row.task == "segmentation"]
-    if weights is None:
-        place = predictor.locate(model)
-        check_task(place)
-        return place
-    if model not in variants:
-        raise ValueError(
-            f"With weights, model must be one of {', '.join(dict.fromkeys(variants))}. "
-            f"Received: model={str(model)!r}, weights={str(weights)!r}"
-        )
-    if weights in published.SEGMENTATION_DATA:
-        return published.for_variant(str(model), str(weights))
-    if weights in published.names("segmentation"):
-        row = published.find(str(weights))
-        if row.variant != model:
-            raise ValueError(
-                "weights must be for the variant. "
-                f"Received: model={str(model)!r}, weights={row.name!r}"
-            )
-        return row
-    path = pathlib.Path(weights)
-    if not path.is_file():
-        names = ", ".join(published.names("segmentation"))
-        raise FileNotFoundError(
-            f"weights must be 'ade20k', 'cityscapes', a published name ({names}), or a file. "
-            f"Received: weights={path}, no such file"
-        )
-    return Variant(str(model), path)
-
-
-def check_task(place: pathlib.Path | Published) -> None:
-    """Raises ValueError for a published checkpoint of another task."""
-    if isinstance(place, Published) and place.task != "segmentation":
-        raise ValueError(
-            f"The model must be one for segmentation. Received: {place.name}, for {place.task}"
-        )
+    """What `load_segmenter` is to load, as `finished.locate`."""
+    return finished.locate("segmentation", model, weights)
 
 
 def is_segmentation(model: keras.Model) -> bool:
@@ -162,7 +102,7 @@ def read_labels(labels: str | os.PathLike | Sequence[str] | None) -> Classes | N
 
 def known_classes(place: Place) -> Classes | None:
     """`Classes` that belong to a model, or None. Loads no model."""
-    row = _row(place)
+    row = row_of(place)
     if row is not None:
         return _of_data(row.data)
     if not isinstance(place, pathlib.Path):
@@ -190,7 +130,7 @@ def assemble(
 
     `model` is that of a file, where it has been loaded.
     """
-    row, given = _row(place), classes is not None
+    row, given = row_of(place), classes is not None
     classes = classes or known_classes(place)
     model = model or _build(place)
     outputs = check_model(model)
@@ -235,10 +175,6 @@ def _build(place):
         )
     build = getattr(models, f"UperNet{place.letter}")
     return build(weights=place.path, classes=guess.classes, output_size="quarter")
-
-
-def _row(place):
-    return getattr(place, "row", None) if not isinstance(place, Published) else place
 
 
 def _of_data(data):

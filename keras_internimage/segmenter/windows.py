@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_internimage.segmenter.resizing import Map, resized
+from keras_internimage.data.resizing import Map, resized
 
 Size = tuple[int, int]
 

@@ -36,13 +36,30 @@ def paste_masks(
             f"Received: masks of {masks.shape}, boxes of {boxes.shape}"
         )
     height, width = size
-    pasted = np.zeros((len(masks), height, width), bool)
+    pasted = np.zeros((len(masks), *size), bool)
     for mask, box, image in zip(masks, boxes, pasted, strict=True):
-        rows, by_row = _axis(box[1], box[3], mask.shape[0], height)
-        columns, by_column = _axis(box[0], box[2], mask.shape[1], width)
-        # Two matrices for what one pixel after the other would be: the weights are separable.
-        image[rows, columns] = by_row @ mask @ by_column.T >= threshold
+        rows, columns, covered = paste_window(mask, box, size, threshold)
+        image[rows, columns] = covered
     return pasted
+
+
+def paste_window(
+    mask: np.ndarray, box: np.ndarray, size: Sequence[int], threshold: float = THRESHOLD
+) -> tuple[slice, slice, np.ndarray]:
+    """The part of an image that one object may cover, and which pixels of it it does.
+
+    Args:
+        mask: `(h, w)`, probabilities.
+        box, size, threshold: as for `paste_masks`, of one object.
+
+    Returns:
+        `(rows, columns, covered)`: two slices, and a boolean array of the part.
+    """
+    height, width = size
+    rows, by_row = _axis(box[1], box[3], mask.shape[0], height)
+    columns, by_column = _axis(box[0], box[2], mask.shape[1], width)
+    # Two matrices for what one pixel after the other would be: the weights are separable.
+    return rows, columns, by_row @ mask @ by_column.T >= threshold
 
 
 def _axis(low, high, cells, pixels):
