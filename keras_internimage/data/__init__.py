@@ -1,7 +1,9 @@
-"""Images on disk as data for training: folders by class, images with masks, loaders, labels."""
+"""Images on disk as data for training: folders by class, images with masks or objects."""
 
 from keras_internimage.data.balance import balanced_order, class_weights
 from keras_internimage.data.batches import EpochSetter
+from keras_internimage.data.coco import CocoDataset, CocoError, CocoImage, CocoObject, read_coco
+from keras_internimage.data.coco_masks import RunLengths, draw_mask
 from keras_internimage.data.detection_classes import detection_classes
 from keras_internimage.data.folders import Images, scan
 from keras_internimage.data.layout import FolderError
@@ -13,17 +15,24 @@ from keras_internimage.data.resizing import Resizing
 from keras_internimage.data.segmentation_classes import segmentation_classes
 
 __all__ = [
+    "CocoDataset",
+    "CocoError",
+    "CocoImage",
+    "CocoObject",
     "EpochSetter",
     "FolderError",
     "ImageFiles",
     "Images",
     "MaskEncoding",
     "Resizing",
+    "RunLengths",
     "SegmentationFiles",
     "SegmentationImages",
     "balanced_order",
     "class_weights",
     "detection_classes",
+    "draw_mask",
+    "read_coco",
     "read_mask",
     "scan",
     "scan_segmentation",
