@@ -4,6 +4,7 @@ from keras_internimage.data.balance import balanced_order, class_weights
 from keras_internimage.data.batches import EpochSetter
 from keras_internimage.data.coco import CocoDataset, CocoError, CocoImage, CocoObject, read_coco
 from keras_internimage.data.coco_masks import RunLengths, draw_mask
+from keras_internimage.data.coco_metrics import CocoMetrics, CocoScores
 from keras_internimage.data.detection_classes import detection_classes
 from keras_internimage.data.folders import Images, scan
 from keras_internimage.data.layout import FolderError
@@ -18,7 +19,9 @@ __all__ = [
     "CocoDataset",
     "CocoError",
     "CocoImage",
+    "CocoMetrics",
     "CocoObject",
+    "CocoScores",
     "EpochSetter",
     "FolderError",
     "ImageFiles",

@@ -49,6 +49,8 @@ class CocoObject:
             where the file has none. `draw_mask` draws them.
         crowd: whether this stands for a group of objects: it is neither learnt nor counted as
             missed, and what is found on it is no false alarm.
+        area: in pixels, as the file says, which counts objects as small, medium or large by it;
+            None where it does not say.
     """
 
     id: int
@@ -57,6 +59,7 @@ class CocoObject:
     box: tuple[float, float, float, float]
     segmentation: "Polygons | RunLengths | None" = None
     crowd: bool = False
+    area: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +297,8 @@ def _objects(entries, images, labels):
         left, top, width, height = (float(x) for x in entry["bbox"])
         box = (left, top, left + width, top + height)
         label, crowd = labels[entry["category_id"]], bool(entry.get("iscrowd", 0))
-        found.append(CocoObject(number, entry["image_id"], label, box, segmentation, crowd))
+        area = float(entry["area"]) if _is_number(entry.get("area")) else None
+        found.append(CocoObject(number, entry["image_id"], label, box, segmentation, crowd, area))
     return found, bad
 
 

@@ -157,37 +157,55 @@ class Detector:
             "image_sizes": np.pad(sizes, missing, "edge"),
             "original_sizes": np.pad(original, missing, "edge"),
         }
-        with backends.memory_errors():
-            outputs = self.model.predict_on_batch(inputs)
-        outputs = {name: keras.ops.convert_to_numpy(x) for name, x in outputs.items()}
-        return [
-            self._detections(*size, *(outputs[name][index] for name in _OUTPUTS))
-            for index, size in enumerate(original.tolist())
-        ]
-
-    def _detections(self, height, width, number, boxes, labels, scores, masks):
-        # Threads of a batch keep no view of it.
-        number = int(number)
-        boxes = keras.utils.bounding_boxes.convert_format(
-            np.asarray(boxes[:number], "float32"),
-            source=self.model.bounding_box_format,
-            target="xyxy",
-            height=height,
-            width=width,
-        )
-        # Clipped by the model; what it multiplies afterwards is rounded.
-        boxes = np.clip(keras.ops.convert_to_numpy(boxes), 0, [width, height, width, height])
-        return Detections(
-            height,
-            width,
-            boxes.astype("float32"),
-            np.array(labels[:number], "int32"),
-            np.array(scores[:number], "float32"),
-            np.array(masks[:number], "float32"),
-        ).above(self.threshold)
+        found = model_detections(self.model, inputs, original.tolist())
+        return [one.above(self.threshold) for one in found]
 
 
 _OUTPUTS = ("num_detections", "boxes", "labels", "scores", "masks")
+
+
+def model_detections(
+    model: "keras.Model", inputs: dict[str, Any], sizes: Sequence[Sequence[int]]
+) -> list[Detections]:
+    """What a model detects in the first images of its inputs.
+
+    Args:
+        model: as of `Detector`.
+        inputs: a dict as the model is called with.
+        sizes: height and width of the images in whose pixels the model gives boxes: as many as
+            results are wanted.
+
+    Raises:
+        MemoryError: what the model makes of the images does not fit into memory.
+    """
+    with backends.memory_errors():
+        outputs = model.predict_on_batch(inputs)
+    parts = [np.asarray(keras.ops.convert_to_numpy(outputs[name])) for name in _OUTPUTS]
+    return [
+        _of_image(model, int(height), int(width), *(part[index] for part in parts))
+        for index, (height, width) in enumerate(sizes)
+    ]
+
+
+def _of_image(model, height, width, number, boxes, labels, scores, masks):
+    boxes = keras.utils.bounding_boxes.convert_format(
+        boxes[:number].astype("float32"),
+        source=model.bounding_box_format,
+        target="xyxy",
+        height=height,
+        width=width,
+    )
+    # Clipped by the model; what it multiplies afterwards is rounded.
+    boxes = np.clip(keras.ops.convert_to_numpy(boxes), 0, [width, height, width, height])
+    return Detections(
+        height,
+        width,
+        boxes.astype("float32"),
+        # Copies, not views of a whole batch.
+        labels[:number].astype("int32"),
+        scores[:number].astype("float32"),
+        masks[:number].astype("float32"),
+    )
 
 
 def check_model(model: "keras.Model") -> int:

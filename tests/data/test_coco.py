@@ -62,10 +62,10 @@ class TestReading:
         ]  # fmt: skip
         first, second, third = found.annotations
         assert (first.id, first.image_id, first.label, first.crowd) == (11, 7, 1, False)
-        assert first.box == (1, 0, 3.5, 3)
+        assert first.box == (1, 0, 3.5, 3) and first.area == 7.5
         np.testing.assert_array_equal(first.segmentation[0], [[1, 0], [3.5, 0], [3.5, 3], [1, 3]])
         assert second.crowd and second.segmentation == RunLengths(4, 6, (5, 2, 17))
-        assert third.segmentation is None and third.label == 0
+        assert third.segmentation is None and third.label == 0 and third.area is None
         by_image = found.by_image()
         assert {k: [x.id for x in v] for k, v in by_image.items()} == {7: [11, 12], 3: [13], 4: []}
 
