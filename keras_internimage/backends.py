@@ -23,7 +23,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 VARIABLE = "KERAS_BACKEND"
 # The scripts that an installation puts beside Python; a test compares them with setup.cfg.
 COMMANDS = (
-    *("internimage-convert", "internimage-evaluate", "internimage-export"),
+    *("internimage-convert", "internimage-detect", "internimage-evaluate", "internimage-export"),
     *("internimage-predict", "internimage-segment", "internimage-train"),
 )
 # In what PyTorch, TensorFlow and JAX raise, none of it a MemoryError.

@@ -1,8 +1,11 @@
 """What all command lines share. Imports nothing that takes long."""
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
+
+from keras_internimage import files
 
 
 def parser(program: str, description: str, **options) -> argparse.ArgumentParser:
@@ -28,6 +31,26 @@ def add_model(made: argparse.ArgumentParser) -> None:
         help="folder of internimage-train, .keras file, or the name of a published checkpoint "
         "(internimage-convert list)",
     )
+
+
+def add_images(made: argparse.ArgumentParser) -> None:
+    """Adds the arguments IMAGE and --out: images, and a folder for the results of each."""
+    made.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="image, or folder (all images below it)"
+    )
+    made.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder of the results: new, empty, or of an earlier run",
+    )
+
+
+def check_out(out: pathlib.Path) -> None:
+    """Raises ValueError unless the folder of --out can be made, or be written again."""
+    files.check_folder(out)
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"The folder of --out must exist. Received: --out {out}")
 
 
 def check_positive(options: argparse.Namespace, *names: str) -> None:

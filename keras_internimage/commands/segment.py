@@ -5,7 +5,6 @@ error for what cannot be done.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 
@@ -31,15 +30,7 @@ def parser() -> argparse.ArgumentParser:
         help="name of a published checkpoint of UperNet (internimage-convert list), folder of "
         "internimage-train, .keras file, or, with --weights, T, S, B, L, XL or H",
     )
-    made.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="image, or folder (all images below it)"
-    )
-    made.add_argument(
-        "--out",
-        required=True,
-        metavar="DIR",
-        help="folder of the results: new, empty, or of an earlier run",
-    )
+    command_line.add_images(made)
     made.add_argument(
         "--weights",
         metavar="FILE",
@@ -83,19 +74,16 @@ def main(argv: list[str] | None = None) -> int:
 def _segment(arguments):
     _check(arguments)
     out = pathlib.Path(arguments.out)
-    files.check_folder(out)
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"The folder of --out must exist. Received: --out {out}")
+    command_line.check_out(out)
     backends.use(arguments.backend)
+    from keras_internimage.commands import images
     from keras_internimage.segmenter import SCALES, Resizing, drawing, loading
 
     place = loading.locate(arguments.model, arguments.weights)
     # From here on Keras is imported.
     backends.hide_tensorflow()
     labels = loading.read_labels(arguments.labels)
-    found, bad = _images(arguments.images, out)
-    if not found and not bad:
-        raise ValueError(f"There must be images. Received: {', '.join(arguments.images)} with none")
+    found, bad = images.find(arguments.images, out)
     segmenter = loading.assemble(
         place,
         labels,
@@ -116,12 +104,12 @@ def _segment(arguments):
     content = {
         "model": str(place) if isinstance(place, pathlib.Path) else place.name,
         "images": results,
-        "failed": [{"file": _shown(file), "reason": reason} for file, reason in bad],
+        "failed": [{"file": images.shown(file), "reason": reason} for file, reason in bad],
     }
-    _write_json(out / AREAS, content)
+    images.write_json(out / AREAS, content)
     files.write_manifest(out)
     for file, reason in bad:
-        print(f"{PROGRAM}: {_shown(file)}: {reason}", file=sys.stderr)
+        print(f"{PROGRAM}: {images.shown(file)}: {reason}", file=sys.stderr)
     return 1 if bad else 0
 
 
@@ -135,41 +123,6 @@ def _check(arguments):
         )
 
 
-def _shown(file):
-    from keras_internimage.data.check import printable
-
-    return printable(str(file))
-
-
-def _images(given, out):
-    """Images by the name of their results, and `(path, reason)` of what is none."""
-    from keras_internimage.data.folders import images_below
-
-    paths, bad = [], []
-    for path in map(pathlib.Path, given):
-        if path.is_dir():
-            # The results of an earlier run are no images.
-            inside = out.resolve()
-            below = images_below(path)
-            paths += [p for p in below if not p.resolve().is_relative_to(inside)]
-        elif path.exists():
-            paths.append(path)
-        else:
-            bad.append((path, "no such file"))
-    found, taken = {}, set()
-    for path in dict.fromkeys(paths):
-        if _shown(path.name) != path.name:
-            bad.append((path, "the name is no UTF-8"))
-            continue
-        name, number = path.stem, 1
-        while name.casefold() in taken:  # the same name in another folder, or of another format
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name.casefold())
-        found[name] = path
-    return found, bad
-
-
 def _results(name):
     """The files of an image's results, within the folder."""
     return {
@@ -181,11 +134,8 @@ def _results(name):
 
 def _write_all(out, segmenter, found, bad):
     """Writes the results of all images; adds those that cannot be read to `bad`."""
-    import functools
-
-    from keras_internimage.data.check import reading
+    from keras_internimage.commands import images
     from keras_internimage.data.palette import FILE, classes_text
-    from keras_internimage.preprocessing import read_image
     from keras_internimage.progress import Progress
 
     planned = [file for name in found for file in _results(name).values()]
@@ -193,11 +143,11 @@ def _write_all(out, segmenter, found, bad):
     for folder in ("", "masks", "overlays", "legends"):
         (out / folder).mkdir(exist_ok=True)
     files.write_manifest(out, [*planned, AREAS, FILE])
-    _write_text(out / FILE, classes_text(segmenter.labels, segmenter.palette))
+    images.write_text(out / FILE, classes_text(segmenter.labels, segmenter.palette))
     results = []
     with Progress("Segmenting", len(found)) as progress:
         for name, path in found.items():
-            reason, image = reading(path, functools.partial(read_image, path))
+            reason, image = images.read(path)
             if reason is None:
                 try:
                     results.append(_write(out, segmenter, name, path, image))
@@ -213,6 +163,7 @@ def _write(out, segmenter, name, path, image):
     """Writes the results of an image; returns what is noted of it."""
     import numpy as np
 
+    from keras_internimage.commands import images
     from keras_internimage.segmenter import drawing
 
     labels = segmenter.label_map(image)
@@ -239,11 +190,12 @@ def _write(out, segmenter, name, path, image):
         with files.atomic_write(out / written[kind]) as unfinished:
             picture.save(unfinished, **({"quality": 92} if kind == "overlay" else {}))
     size = {"width": image.width, "height": image.height}
-    return {"file": _shown(path), **size, **written, "classes": classes}
+    return {"file": images.shown(path), **size, **written, "classes": classes}
 
 
 def _check_classes(out, segmenter, planned):
     """Refuses to put masks beside those of an earlier run with other classes."""
+    from keras_internimage.commands import images
     from keras_internimage.data.palette import FILE, classes_text
 
     masks = {f"masks/{path.name}" for path in (out / "masks").glob("*.png")}
@@ -252,17 +204,8 @@ def _check_classes(out, segmenter, planned):
     if others and earlier != classes_text(segmenter.labels, segmenter.palette):
         raise ValueError(
             "--out must be a new folder, or one of the model's classes. "
-            f"Received: --out {out}, where {_shown(others[0])} is of other classes ({FILE})"
+            f"Received: --out {out}, where {images.shown(others[0])} is of other classes ({FILE})"
         )
-
-
-def _write_json(path, content):
-    _write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def _write_text(path, text):
-    with files.atomic_write(path) as unfinished:
-        pathlib.Path(unfinished).write_text(text, "utf-8", newline="")
 
 
 if __name__ == "__main__":

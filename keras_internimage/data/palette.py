@@ -1,5 +1,6 @@
 """Colours of classes, and `classes.txt`, which names them."""
 
+import colorsys
 import pathlib
 import re
 from collections.abc import Sequence
@@ -25,6 +26,21 @@ def default_palette(classes: int) -> tuple[Colour, ...]:
             red |= (bits & 1) << (7 - place)
             green |= (bits >> 1 & 1) << (7 - place)
             blue |= (bits >> 2 & 1) << (7 - place)
+        colours.append((red, green, blue))
+    return tuple(colours)
+
+
+def bright_palette(classes: int) -> tuple[Colour, ...]:
+    """Colours for lines over photographs: bright, each far from the one before.
+
+    Hues are a golden section apart; every second round is paler.
+    """
+    colours = []
+    for number in range(classes):
+        hue = (number * 0.618034 + 0.97) % 1
+        saturation = (0.95, 0.6)[number // 8 % 2]
+        part = colorsys.hsv_to_rgb(hue, saturation, 1.0)
+        red, green, blue = (round(255 * value) for value in part)
         colours.append((red, green, blue))
     return tuple(colours)
 

@@ -1,0 +1,85 @@
+"""What the commands share that take images and write a folder of results."""
+
+import csv
+import functools
+import io
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from keras_internimage import files
+from keras_internimage.data.check import printable, reading
+from keras_internimage.data.folders import images_below
+
+
+def find(
+    given: Sequence[str], out: pathlib.Path
+) -> tuple[dict[str, pathlib.Path], list[tuple[pathlib.Path, str]]]:
+    """Images by the name of their results, and `(path, reason)` of what is none.
+
+    Args:
+        given: paths of images and folders.
+        out: folder of the results; what lies in it is no image.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    paths, bad = [], []
+    for path in map(pathlib.Path, given):
+        if path.is_dir():
+            # The results of an earlier run are no images.
+            inside = out.resolve()
+            below = images_below(path)
+            paths += [p for p in below if not p.resolve().is_relative_to(inside)]
+        elif path.exists():
+            paths.append(path)
+        else:
+            bad.append((path, "no such file"))
+    found: dict[str, pathlib.Path] = {}
+    taken: set[str] = set()
+    for path in dict.fromkeys(paths):
+        if shown(path.name) != path.name:
+            bad.append((path, "the name is no UTF-8"))
+            continue
+        name, number = path.stem, 1
+        while name.casefold() in taken:  # the same name in another folder, or of another format
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name.casefold())
+        found[name] = path
+    if not found and not bad:
+        raise ValueError(f"There must be images. Received: {', '.join(given)} with none")
+    return found, bad
+
+
+def read(path: pathlib.Path):
+    """`(reason, None)` why an image cannot be read, or `(None, image)`, upright, of Pillow."""
+    from keras_internimage.preprocessing import read_image
+
+    return reading(path, functools.partial(read_image, path))
+
+
+def shown(file: Any) -> str:
+    """The name of a file, printable."""
+    return printable(str(file))
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_csv(path: pathlib.Path, heads: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Writes a CSV file, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file of text, whole or not at all."""
+    with files.atomic_write(path) as unfinished:
+        pathlib.Path(unfinished).write_text(text, "utf-8", newline="")
