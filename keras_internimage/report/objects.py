@@ -107,6 +107,8 @@ def _place(box, width, size, limits, taken):
         (right - width - gap, top + gap),
         (right - width - gap, bottom - height - gap),
     ]
+    # And further down, line by line.
+    places += [(left + gap, y) for y in range(int(top) + gap, limits[1], height)]
     kept = []
     for x, y in places:
         # Words never leave the image.
