@@ -1,4 +1,4 @@
-"""Loss, accuracy or mIoU, and learning rate over the epochs."""
+"""Loss, accuracy, mIoU or average precision, and learning rate over the epochs."""
 
 import numpy as np
 
@@ -8,6 +8,8 @@ PANELS = {  # of the history's keys: (training, validation)
     "Loss": ("loss", "val_loss"),
     "Accuracy": ("accuracy", "val_accuracy"),
     "mIoU": ("logits_mean_iou", "val_logits_mean_iou"),
+    "Box AP": (None, "val_box_ap"),
+    "Mask AP": (None, "val_mask_ap"),
     "Learning rate": ("learning_rate", None),
 }
 PANEL_SIZE = (4.3, 3.0)  # inches

@@ -6,7 +6,8 @@ from keras_internimage.report import metrics
 from keras_internimage.report.curves import PANELS, values_of
 from keras_internimage.report.text import clean, count, percent
 
-_RISING = {"Loss": False, "Accuracy": True, "mIoU": True}  # what is better: more or less
+# What is better: more or less.
+_RISING = {"Loss": False, "Accuracy": True, "mIoU": True, "Box AP": True, "Mask AP": True}
 
 
 def curve(history, title):

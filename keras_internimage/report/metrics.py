@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-SCORES = ("accuracy", "logits_mean_iou")  # keys of the history: the higher, the better
+SCORES = ("accuracy", "logits_mean_iou", "box_ap")  # keys of the history: the higher, the better
 UNKNOWN = -1  # the prediction where no score of an image is finite
 
 
@@ -136,7 +136,7 @@ def calibration(labels, scores, bins=15):
 
 
 def best_epoch(history):
-    """`(epoch from 1, key, value)` of the highest validation accuracy or mIoU.
+    """`(epoch from 1, key, value)` of the highest validation accuracy, mIoU or AP of boxes.
 
     Of equally accurate epochs it is the one of the lowest validation loss, then the first. Without
     accuracies, of the lowest validation loss, the highest accuracy, the lowest loss. None where

@@ -1,8 +1,8 @@
 """The report as one HTML file: nothing is loaded, nothing runs.
 
-Here is what the page says, of a classifier and of any model; `segmentation_page` has what it says
-of segmentation. How it is laid out is in `templates`. Every value is escaped by Jinja, none is
-marked as safe.
+Here is what the page says, of a classifier and of any model; `segmentation_page` and
+`detection_page` have what it says of segmentation and of detectors. How it is laid out is in
+`templates`. Every value is escaped by Jinja, none is marked as safe.
 """
 
 import base64
@@ -22,6 +22,7 @@ IMBALANCED = 10  # times as many training images: from here on it is said
 MEASURES = {
     "val_accuracy": "validation accuracy",
     "val_logits_mean_iou": "validation mIoU",
+    "val_box_ap": "validation box AP",
     "val_loss": "validation loss",
     "accuracy": "training accuracy",
     "logits_mean_iou": "training mIoU",
@@ -69,7 +70,7 @@ def of_any_model(task, results, drawn_names, counts, pictures, unit, **values):
     Args:
         task: the template between the confusion matrix and the settings.
         results, drawn_names, pictures: as for `render`.
-        counts: the confusion matrix.
+        counts: the confusion matrix; None for a task that has none.
         unit: what it counts, "image" or "pixel".
     """
     names = results.class_names
@@ -77,19 +78,26 @@ def of_any_model(task, results, drawn_names, counts, pictures, unit, **values):
         task=task,
         title=results.title,
         themes={"light": dataclasses.asdict(style.LIGHT), "dark": dataclasses.asdict(style.DARK)},
-        curves=[_picture(picture) for picture in pictures["curves"]],
-        matrix=[_picture(picture) for picture in pictures["matrix"]],
-        heat_map=None if pictures["matrix"] else _heat_map(counts, names, unit),
+        curves=[picture(one) for one in pictures["curves"]],
+        confusion=counts is not None,
         names=names,
         numbered=any(numbered(names, drawn_names)),
-        pairs=_pairs(counts, names),
         unit=unit,
         provenance=results.provenance.rows() if results.provenance else {},
         settings=results.settings,
         skipped=results.skipped,
         open_rows=OPEN_ROWS,
+        **({} if counts is None else _confusion(pictures["matrix"], counts, names, unit)),
         **values,
     )
+
+
+def _confusion(drawn, counts, names, unit):
+    return {
+        "matrix": [picture(one) for one in drawn],
+        "heat_map": None if drawn else _heat_map(counts, names, unit),
+        "pairs": _pairs(counts, names),
+    }
 
 
 def _template():
@@ -251,8 +259,9 @@ def _mistake(mistake, names):
     }
 
 
-def _picture(picture):
-    description, light, dark = picture
+def picture(drawn):
+    """A picture for the page: `(description, light PNG, dark PNG)`."""
+    description, light, dark = drawn
     width, height = _size(light)
     light, dark = ("data:image/png;base64," + base64.b64encode(x).decode() for x in (light, dark))
     return {

@@ -8,23 +8,32 @@ from keras_internimage.files import atomic_write
 from keras_internimage.report import (
     curves,
     describe,
+    detection_page,
     gallery,
     lettering,
     mask_gallery,
     matrix,
     metrics,
+    object_gallery,
     page,
+    recall_curves,
     segmentation_page,
     style,
 )
+from keras_internimage.report.detection import DetectionResults
 from keras_internimage.report.results import Results
 from keras_internimage.report.segmentation import SegmentationResults
 
 PACKAGES = ("jinja2", "matplotlib")  # of the extra `report`
+_THEMES = (style.LIGHT, style.DARK)
 
 
-def write(folder: str | os.PathLike[str], results: Results | SegmentationResults) -> pathlib.Path:
+def write(
+    folder: str | os.PathLike[str], results: Results | SegmentationResults | DetectionResults
+) -> pathlib.Path:
     """Writes `curves.png`, `confusion.png`, `mistakes.png` and `report.html` into a folder.
+
+    Of a detector, `precision.png` in place of `confusion.png`.
 
     The page holds all it shows, also the pictures, so that it can be sent as one file. Everything
     is drawn before the first file is written, and each file is written under another name and
@@ -32,7 +41,7 @@ def write(folder: str | os.PathLike[str], results: Results | SegmentationResults
 
     Args:
         folder: path; made where it does not exist. Files of these names in it are replaced.
-        results: `Results`, or `SegmentationResults`.
+        results: `Results`, `SegmentationResults` or `DetectionResults`.
 
     Returns:
         `pathlib.Path` of `report.html`.
@@ -65,6 +74,8 @@ def write(folder: str | os.PathLike[str], results: Results | SegmentationResults
 
 def _draw(results):
     """The files' contents, by name."""
+    if isinstance(results, DetectionResults):
+        return _draw_detection(results)
     if isinstance(results, SegmentationResults):
         worst = results.worst
         fonts = lettering.Lettering([*results.class_names, *(one.path for one in worst.seen)])
@@ -79,7 +90,10 @@ def _draw(results):
     names = lettering.class_labels(results.class_names, fonts)
     pixels = of_page is segmentation_page.render
     with style.drawing(fonts.families):
-        pictures = _pictures(results, counts, names, fonts, pixels)
+        pictures = {
+            "curves": _curves(results),
+            "matrix": _matrix(results, counts, names, fonts, pixels),
+        }
         return {
             "curves.png": style.png(curves.draw(results.history, style.LIGHT)),
             "confusion.png": style.png(
@@ -90,28 +104,46 @@ def _draw(results):
         }
 
 
-def _pictures(results, counts, names, fonts, pixels):
-    """Those of the page, by what they show."""
-    themes = (style.LIGHT, style.DARK)
-    pictures = {
-        "curves": [
-            (
-                describe.curve(results.history, title),
-                *(_picture(curves.draw(results.history, x, [title])) for x in themes),
-            )
-            for title in curves.panels(results.history)
-        ],
-        "matrix": [],
-    }
-    if len(names) <= matrix.MANY:  # of more classes the page draws the matrix itself
-        unit = "pixel" if pixels else "image"
-        text = describe.confusion(counts, results.class_names, unit)
-        drawn = (
-            _picture(matrix.draw(counts, names, x, fonts, pairs=False, percent=pixels))
-            for x in themes
+def _draw_detection(results):
+    """The files' contents, by name, of a detector."""
+    worst, scores = results.worst, results.scores
+    fonts = lettering.Lettering([*results.class_names, *(one.path for one in worst.seen)])
+    names = lettering.class_labels(results.class_names, fonts)
+    with style.drawing(fonts.families):
+        recall = (_picture(recall_curves.draw(scores, theme)) for theme in _THEMES)
+        pictures = {
+            "curves": _curves(results),
+            "recall": [(recall_curves.describe(scores), *recall)],
+        }
+        return {
+            "curves.png": style.png(curves.draw(results.history, style.LIGHT)),
+            "precision.png": style.png(recall_curves.draw(scores, style.LIGHT)),
+            "mistakes.png": style.png(object_gallery.draw(worst, names, style.LIGHT, fonts)),
+            "report.html": detection_page.render(results, names, worst, pictures).encode(),
+        }
+
+
+def _curves(results):
+    """Those of the page, each with its description."""
+    return [
+        (
+            describe.curve(results.history, title),
+            *(_picture(curves.draw(results.history, theme, [title])) for theme in _THEMES),
         )
-        pictures["matrix"].append((text, *drawn))
-    return pictures
+        for title in curves.panels(results.history)
+    ]
+
+
+def _matrix(results, counts, names, fonts, pixels):
+    """That of the page; none of many classes, of which the page draws it itself."""
+    if len(names) > matrix.MANY:
+        return []
+    text = describe.confusion(counts, results.class_names, "pixel" if pixels else "image")
+    drawn = (
+        _picture(matrix.draw(counts, names, theme, fonts, pairs=False, percent=pixels))
+        for theme in _THEMES
+    )
+    return [(text, *drawn)]
 
 
 def _picture(made):
