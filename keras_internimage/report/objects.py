@@ -85,8 +85,10 @@ def _lay(pixels, one, line):
 def _frame(draw, one, line):
     left, top, right, bottom = (round(float(x)) for x in one.box)
     right, bottom = max(right - 1, left), max(bottom - 1, top)
-    # Around it and within, so that the colour lies between two dark lines.
+    # Thinner where a box would be filled.
+    line = min(line, max(1, min(right - left, bottom - top) // 6))
     rim = (line + 1) // 2
+    # Around it and within, so that the colour lies between two dark lines.
     for grow, width, colour in ((rim, 2 * rim + line, _DARK), (0, line, one.colour)):
         around = (left - grow, top - grow, right + grow, bottom + grow)
         if around[2] - around[0] >= 2 * width and around[3] - around[1] >= 2 * width:
