@@ -6,12 +6,12 @@ import pathlib
 
 import numpy as np
 
-from keras_internimage.data import duplicates
 from keras_internimage.data.check import check_share, count, examined, refusal, shown
 from keras_internimage.data.layout import FolderError
 from keras_internimage.data.mask_files import IGNORED, MaskEncoding, examine
 from keras_internimage.data.mask_layout import MaskLayout, Pair, mask_layout
 from keras_internimage.data.palette import Colour, default_palette
+from keras_internimage.data.splitting import on_both_sides, split
 
 _WHITE = (
     "255 stands for ignored pixels: if it is a class here, number it 1, or give classes.txt the "
@@ -117,7 +117,8 @@ def scan_segmentation(
         train = []
         bad = _of_part(bad, layout.validation_folders)
     elif validation is not None:
-        bad += _on_both_sides(train, validation, layout.folder)
+        images = [[image for image, _ in side] for side in (train, validation)]
+        bad += on_both_sides(*images, layout.folder)
     pixels = {}
     known = {path for path, _ in bad}
     pairs = [pair for pair in dict.fromkeys([*train, *(validation or [])]) if pair[0] not in known]
@@ -149,7 +150,7 @@ def scan_segmentation(
         use = "trained" if part is None else "evaluated"
         raise FolderError(refusal(layout.folder, problems, skippable, what, use))
     if validation is None:
-        train, validation = _split(train, validation_split, seed)
+        train, validation = split(train, validation_split, seed)
     sums = [_sum(pixels, side)[: len(names)] for side in (train, validation)]
     sides = (train, sums[0], "to train on"), (validation, sums[1], "for validation")
     for side, counts, what in sides:
@@ -186,24 +187,6 @@ def _of_part(problems, folders):
     ]
 
 
-def _on_both_sides(train, validation, folder):
-    """Images to train on that are for validation, too: the same file, or a copy."""
-    images = [[image for image, _ in side] for side in (train, validation)]
-    twin = {one: other for one, other in duplicates.same_files(*images)}
-    held_out = set(images[1])
-    readable = [image for image in dict.fromkeys(images[0] + images[1]) if image.is_file()]
-    for group in duplicates.copies(readable):
-        other = next((image for image in group if image in held_out), None)
-        if other is not None:
-            twin |= {one: other for one in group if one not in held_out}
-    problems = []
-    for image in images[0]:
-        other = twin.get(image, image if image in held_out else None)
-        if other is not None:
-            problems.append((image, f"is for validation, too, as {shown(other, folder)}"))
-    return problems
-
-
 def _sum(pixels, pairs):
     """The number of pixels of each value, in the masks of some pairs."""
     return sum((pixels[pair] for pair in pairs), np.zeros(256, "int64"))
@@ -238,21 +221,6 @@ def _only_zero(total, encoding):
 
 def _shown(path, folder):
     return shown(path, folder) if path.is_relative_to(folder) else str(path)
-
-
-def _split(pairs, share, seed):
-    """Keeps a part for validation; copies of an image are kept together."""
-    groups = {image: [pair] for pair in pairs for image in pair[:1]}
-    for copies in duplicates.copies(list(groups)):
-        for image in copies[1:]:
-            groups[copies[0]] += groups.pop(image)
-    units = list(groups.values())
-    wanted = min(max(1, round(len(pairs) * share)), len(pairs) - 1)
-    kept = set()
-    for index in np.random.default_rng(seed).permutation(len(units)):
-        if len(kept) + len(units[index]) <= wanted:
-            kept.update(units[index])
-    return [pair for pair in pairs if pair not in kept], [pair for pair in pairs if pair in kept]
 
 
 def _notes(layout, train, bad, pixels, total, names):
