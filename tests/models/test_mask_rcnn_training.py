@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-import objects
+import drawn_objects as objects
 import pytest
 import small_models
 from keras import ops
