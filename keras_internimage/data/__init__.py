@@ -3,9 +3,11 @@
 from keras_internimage.data.balance import balanced_order, class_weights
 from keras_internimage.data.batches import EpochSetter
 from keras_internimage.data.coco import CocoDataset, CocoError, CocoImage, CocoObject, read_coco
+from keras_internimage.data.coco_images import AnnotatedImage, DetectionImages, scan_detection
 from keras_internimage.data.coco_masks import RunLengths, draw_mask
 from keras_internimage.data.coco_metrics import CocoMetrics, CocoScores
 from keras_internimage.data.detection_classes import detection_classes
+from keras_internimage.data.detection_loader import DetectionFiles
 from keras_internimage.data.folders import Images, scan
 from keras_internimage.data.layout import FolderError
 from keras_internimage.data.loader import ImageFiles
@@ -16,12 +18,15 @@ from keras_internimage.data.resizing import Resizing
 from keras_internimage.data.segmentation_classes import segmentation_classes
 
 __all__ = [
+    "AnnotatedImage",
     "CocoDataset",
     "CocoError",
     "CocoImage",
     "CocoMetrics",
     "CocoObject",
     "CocoScores",
+    "DetectionFiles",
+    "DetectionImages",
     "EpochSetter",
     "FolderError",
     "ImageFiles",
@@ -38,6 +43,7 @@ __all__ = [
     "read_coco",
     "read_mask",
     "scan",
+    "scan_detection",
     "scan_segmentation",
     "segmentation_classes",
 ]

@@ -61,6 +61,18 @@ class CocoObject:
     crowd: bool = False
     area: float | None = None
 
+    def __eq__(self, other):
+        if not isinstance(other, CocoObject):
+            return NotImplemented
+        parts = [
+            (one.id, one.image_id, one.label, one.box, one.crowd, _comparable(one.segmentation))
+            for one in (self, other)
+        ]
+        return parts[0] == parts[1]
+
+    def __hash__(self):
+        return hash((self.id, self.image_id))
+
 
 @dataclasses.dataclass(frozen=True)
 class CocoDataset:
@@ -155,13 +167,20 @@ def read_coco(path: str | os.PathLike, skip_bad: bool = False) -> CocoDataset:
     )
 
 
+def _comparable(segmentation):
+    """Outlines as bytes, which compare as a whole."""
+    if isinstance(segmentation, tuple):
+        return [outline.tobytes() for outline in segmentation]
+    return segmentation
+
+
 def holds_objects(path: pathlib.Path) -> bool:
     """Whether a JSON file looks like annotations of objects: it has the names of the lists."""
     try:
         content = path.read_bytes()
     except OSError:
         return False
-    return all(f'"{name}"'.encode() in content for name in (*_LISTS, "bbox"))
+    return all(f'"{name}"'.encode() in content for name in _LISTS)
 
 
 def _load(path):

@@ -20,6 +20,7 @@ if TYPE_CHECKING or "keras" in sys.modules:
     # For editors and type checkers; and because Keras finds the optimizer and the schedule of a
     # saved model only if their modules, which register them, were imported.
     from keras_internimage.training.augmentations import Augmentation, augmentation
+    from keras_internimage.training.box_augmentations import BoxAugmentation, BoxPlacement
     from keras_internimage.training.layerwise import (
         freeze,
         learning_rate_multipliers,
@@ -36,7 +37,8 @@ if TYPE_CHECKING or "keras" in sys.modules:
         segmentation_scores,
     )
     from keras_internimage.training.optimizers import LayerwiseAdamW, optimizer
-    from keras_internimage.training.recipes import RECIPES, RandAugment, Recipe, recipe
+    from keras_internimage.training.recipe_types import RandAugment, Recipe
+    from keras_internimage.training.recipes import RECIPES, recipe
     from keras_internimage.training.schedules import WarmupSchedule
 
 # No module may have the name of something public: importing the module would put it in its place.
@@ -44,13 +46,15 @@ _MODULE_OF = {
     "AUXILIARY_WEIGHT": "losses",
     "RECIPES": "recipes",
     "Augmentation": "augmentations",
+    "BoxAugmentation": "box_augmentations",
+    "BoxPlacement": "box_augmentations",
     "LayerwiseAdamW": "optimizers",
     "MaskAugmentation": "mask_augmentations",
     "MeanClassAccuracy": "metrics",
     "MeanIoU": "metrics",
     "PixelAccuracy": "metrics",
-    "RandAugment": "recipes",
-    "Recipe": "recipes",
+    "RandAugment": "recipe_types",
+    "Recipe": "recipe_types",
     "SegmentationLoss": "losses",
     "SegmentationScores": "metrics",
     "WarmupSchedule": "schedules",
@@ -69,6 +73,8 @@ __all__ = [
     "AUXILIARY_WEIGHT",
     "RECIPES",
     "Augmentation",
+    "BoxAugmentation",
+    "BoxPlacement",
     "LayerwiseAdamW",
     "MaskAugmentation",
     "MeanClassAccuracy",

@@ -4,7 +4,8 @@ import numpy as np
 
 from keras_internimage.preprocessing import MEAN, STD
 from keras_internimage.training.mixing import cutmix, mixup
-from keras_internimage.training.recipes import Recipe, check_resolved
+from keras_internimage.training.recipe_types import Recipe
+from keras_internimage.training.recipes import check_resolved
 
 # Random erasing: least and greatest share of the image's area, and height over width.
 ERASED_SHARE = (0.02, 1 / 3)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import keras
 
 from keras_internimage.layers import InternImageBlock, InternImageDownsample, InternImageStem
-from keras_internimage.training.recipes import SCHEMES
+from keras_internimage.training.recipe_types import SCHEMES
 
 STAGES = 4
 _NAME = re.compile(r"stage(\d+)_(block|post_norm|norm|downsample)(\d*)$")

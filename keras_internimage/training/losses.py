@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_internimage.training.recipes import Recipe, check_resolved
+from keras_internimage.training.recipe_types import Recipe
+from keras_internimage.training.recipes import check_resolved
 
 # What the auxiliary head of UperNet counts beside the main one, in all official configurations.
 AUXILIARY_WEIGHT = 0.4

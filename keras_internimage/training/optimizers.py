@@ -12,7 +12,8 @@ from keras_internimage.training.layerwise import (
     variable_keys,
     without_weight_decay,
 )
-from keras_internimage.training.recipes import Recipe, check_resolved
+from keras_internimage.training.recipe_types import Recipe
+from keras_internimage.training.recipes import check_resolved
 from keras_internimage.training.schedules import schedule
 
 Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float]

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from keras_internimage.preprocessing import MEAN
-from keras_internimage.training.recipes import RandAugment
+from keras_internimage.training.recipe_types import RandAugment
 
 # The highest magnitude.
 HIGHEST = 10.0

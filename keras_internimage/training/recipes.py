@@ -1,5 +1,6 @@
-"""The official training recipes as data, and four of our own: `finetune`, `scratch` and their
-namesakes for segmentation, `finetune-upernet` and `scratch-upernet`.
+"""The official training recipes as data, and six of our own: `finetune`, `scratch` and their
+namesakes for segmentation, `finetune-upernet` and `scratch-upernet`, and for detection,
+`finetune-detection` and `scratch-detection`.
 
 Source of all other rows: https://github.com/OpenGVLab/InternImage, the configuration files of
 `classification`, `detection` and `segmentation`. This module imports no Keras.
@@ -9,111 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-SCHEDULES = ("cosine", "step", "poly")
-SCHEMES = ("classification", "dense")
-
-
-@dataclasses.dataclass(frozen=True)
-class RandAugment:
-    """`operations` random changes of each image, each made with `probability`.
-
-    Attributes:
-        operations: number of changes in turn.
-        magnitude: mean strength, on a scale of 0 to 10.
-        deviation: standard deviation of the strength, on the same scale.
-        probability: chance of each of the changes, in [0, 1].
-    """
-
-    operations: int = 2
-    magnitude: float = 9.0
-    deviation: float = 0.5
-    probability: float = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What one training run is made of. Where values differ by variant, a dict by variant.
-
-    Attributes:
-        name: key of `RECIPES`.
-        variants: the variants that it was made for; `recipe` takes no others.
-        official: whether the authors of InternImage published it.
-        resolution: side of the training images in pixels (dense rows: of the crop or of the
-            short side), None where it varies.
-        batch_size: images in one step of the official run.
-        reference_batch_size: images in one step that `learning_rate` is meant for. The rates
-            grow in proportion to the number of images in a step.
-        epochs: passes over the training set; None where `iterations` says it.
-        iterations: optimizer steps of the whole run; None where `epochs` says it.
-        warmup_epochs, warmup_iterations: length of the linear warm-up, in epochs or in steps.
-        learning_rate: the highest rate, per `reference_batch_size` images in a step.
-        warmup_learning_rate, minimum_learning_rate: the rates of the first and the last step, per
-            as many images.
-        schedule: what follows the warm-up: "cosine", "poly" (linear to the minimum) or "step" (a
-            tenth after each of `milestones`).
-        milestones: epochs after which the rate falls, for "step".
-        weight_decay: AdamW's, decoupled, a fraction of the learning rate. Never for biases and
-            other variables of one dimension.
-        layer_decay: factor of the learning rate from each block to the one before, 1 for none.
-        optional_layer_decay: what the authors' alternative configuration files have instead.
-        layer_decay_scheme: "classification" or "dense", see `learning_rate_multipliers`.
-        beta_1, beta_2, epsilon: AdamW's.
-        clip_norm: highest norm of all gradients together, None for no clipping.
-        ema: momentum of the moving average of the weights for each step, None for none.
-        ema_ramp: steps in which it rises to that, see `LayerwiseAdamW`; None for at once.
-        drop_path_rate: stochastic depth of the last block, an argument of the models.
-        label_smoothing: fraction of each label spread over all classes, in [0, 1).
-        flip: probability of mirroring an image, left to right.
-        crop_scale: least and greatest area of the random crop, as fractions of the image's; None
-            for no crop.
-        crop_ratio: least and greatest width over height of the crop.
-        color_jitter: strength of random brightness, contrast and saturation, in [0, 1]. As in the
-            official program, it acts only where `rand_augment` is None.
-        rand_augment: `RandAugment` or None.
-        random_erasing: probability of filling a rectangle with noise.
-        mixup, cutmix: alpha of the beta distribution of their weights, 0 for none.
-        mix_probability: of mixing a batch at all.
-        switch_probability: of CutMix rather than MixUp, where there are both.
-    """
-
-    name: str
-    variants: tuple[str, ...]
-    official: bool = True
-    resolution: int | Mapping[str, int] | None = None
-    batch_size: int | None = 512
-    reference_batch_size: int = 512
-    epochs: float | None = None
-    iterations: int | None = None
-    warmup_epochs: float = 0
-    warmup_iterations: int = 0
-    learning_rate: float = 2e-5
-    warmup_learning_rate: float = 0.0
-    minimum_learning_rate: float = 0.0
-    schedule: str = "cosine"
-    milestones: tuple[float, ...] = ()
-    weight_decay: float = 0.05
-    layer_decay: float | Mapping[str, float] = 1.0
-    optional_layer_decay: float | Mapping[str, float] | None = None
-    layer_decay_scheme: str = "classification"
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
-    clip_norm: float | None = 5.0
-    ema: float | None = None
-    ema_ramp: int | None = None
-    drop_path_rate: float | Mapping[str, float] = 0.0
-    label_smoothing: float = 0.0
-    flip: float = 0.5
-    crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    color_jitter: float = 0.0
-    rand_augment: RandAugment | None = None
-    random_erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_probability: float = 1.0
-    switch_probability: float = 0.5
-
+from keras_internimage.training.recipe_types import RandAugment, Recipe
 
 _CLASSIFICATION: dict[str, Any] = {
     "color_jitter": 0.4,
@@ -137,13 +34,19 @@ _DENSE: dict[str, Any] = {
 }
 _DETECTION: dict[str, Any] = {
     **_DENSE,
+    "resolution": 800,
     "schedule": "step",
     "warmup_iterations": 500,
     "learning_rate": 1e-4,
     "warmup_learning_rate": 1e-7,
 }
 _ONE: dict[str, Any] = {"epochs": 12, "milestones": (8, 11)}
-_THREE: dict[str, Any] = {"epochs": 36, "milestones": (27, 33)}
+_THREE: dict[str, Any] = {
+    "epochs": 36,
+    "milestones": (27, 33),
+    "short_sides": tuple(range(480, 801, 32)),
+    "crop_probability": 0.5,
+}
 _SEGMENTATION: dict[str, Any] = {
     **_DENSE,
     "schedule": "poly",
@@ -173,6 +76,17 @@ _OWN_SEGMENTATION: dict[str, Any] = {
     **_OWN,
     "resolution": {"T": 512, "S": 512, "B": 512, "L": 640, "XL": 640, "H": 896},
     "schedule": "poly",
+    "clip_norm": 5.0,
+    "label_smoothing": 0.0,
+}
+
+# Detection: the official size and batch of reference. Few photographs are seen at several sizes,
+# which is what keeps them apart; crops of 3x need longer.
+_OWN_DETECTION: dict[str, Any] = {
+    **_DENSE,
+    **_OWN,
+    "resolution": 800,
+    "short_sides": tuple(range(640, 801, 32)),
     "clip_norm": 5.0,
     "label_smoothing": 0.0,
 }
@@ -223,6 +137,25 @@ _ROWS = (
         warmup_epochs=5,
         learning_rate=5e-4,
         **_OWN_SEGMENTATION,
+    ),
+    # From the weights for COCO, or of the backbone alone.
+    Recipe(
+        "finetune-detection",
+        _ALL[:3],
+        epochs=24,
+        warmup_epochs=1,
+        learning_rate=2e-4,
+        layer_decay=0.9,
+        **_OWN_DETECTION,
+    ),
+    # With the crops of 3x: what is seen so often must change more.
+    Recipe(
+        "scratch-detection",
+        _ALL[:3],
+        epochs=150,
+        warmup_epochs=5,
+        learning_rate=4e-4,
+        **{**_OWN_DETECTION, "short_sides": tuple(range(480, 801, 32)), "crop_probability": 0.5},
     ),
     Recipe(
         "in1k-224",

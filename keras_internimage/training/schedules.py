@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_internimage.training.recipes import SCHEDULES, Recipe
+from keras_internimage.training.recipe_types import SCHEDULES, Recipe
 
 
 @keras.saving.register_keras_serializable(package="keras_internimage")

@@ -100,10 +100,11 @@ def test_dense_rows_are_the_published_ones(key):
     assert row.ema_ramp == (2000 if row.name == "cascade-3x" else None)
 
 
-def test_every_row_is_complete_and_four_are_ours():
+def test_every_row_is_complete_and_six_are_ours():
     tested = {name for name, _ in (*CLASSIFICATION, *DENSE)}
     ours = [name for name, row in training.RECIPES.items() if not row.official]
-    assert ours == ["finetune", "scratch", "finetune-upernet", "scratch-upernet"]
+    kinds = ("", "-upernet", "-detection")
+    assert ours == [f"{name}{kind}" for kind in kinds for name in ("finetune", "scratch")]
     assert set(training.RECIPES) == tested | set(ours)
     for name, row in training.RECIPES.items():
         for variant in row.variants:
