@@ -15,7 +15,7 @@ from keras_internimage.data.check import (
     shown,
     why_bad,
 )
-from keras_internimage.data.coco import CocoObject
+from keras_internimage.data.coco import CocoDataset, CocoObject, read_coco
 from keras_internimage.data.coco_layout import CocoLayout, Part, coco_layout
 from keras_internimage.data.layout import FolderError, Found
 from keras_internimage.data.splitting import on_both_sides, split
@@ -55,7 +55,9 @@ class DetectionImages:
         class_names: names of the classes, by label.
         category_ids: their ids in the annotation files, by label.
         train, validation: an `AnnotatedImage` for each image.
-        annotations: paths of the annotation files that the two are of, which may be the same.
+        annotations: paths of the annotation files that the two are of, which may be the same;
+            None for what was not looked at.
+        folders: of the images that the two annotation files name, in the same way.
         masks: "annotated" where all objects have a mask, "rectangles" where the box's rectangle
             stands for what is missing, "none" where there are none to be learnt.
         bad: `(path, reason)` of each image or object left out, with `skip_bad`.
@@ -68,9 +70,27 @@ class DetectionImages:
     train: tuple[AnnotatedImage, ...]
     validation: tuple[AnnotatedImage, ...]
     annotations: tuple[pathlib.Path | None, pathlib.Path]
+    folders: tuple[pathlib.Path | None, pathlib.Path]
     masks: str = "annotated"
     bad: tuple[tuple[pathlib.Path, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+    def validation_data(self) -> CocoDataset:
+        """The annotations of the validation images, with nothing clipped or left out.
+
+        Read anew from the file: average precision is measured by what it says. Without
+        segmentations where `masks` is not "annotated".
+        """
+        data = read_coco(self.annotations[1], skip_bad=True)
+        kept = {image.id for image in self.validation}
+        objects = [one for one in data.annotations if one.image_id in kept]
+        if self.masks != "annotated":
+            objects = [dataclasses.replace(one, segmentation=None) for one in objects]
+        return dataclasses.replace(
+            data,
+            images=tuple(image for image in data.images if image.id in kept),
+            annotations=tuple(objects),
+        )
 
 
 def scan_detection(
@@ -134,8 +154,8 @@ def scan_detection(
         bad += [(one.annotations / what, why) for what, why in one.data.left_out]
         sides[side] = _images(one, chosen, tally, bad, skip_bad)
     if len(sides) == 2:
-        paths = [[image.path for image in sides[side]] for side in _SIDES]
-        bad += on_both_sides(*paths, layout.folder)
+        one_side, other_side = ([image.path for image in sides[side]] for side in _SIDES)
+        bad += on_both_sides(one_side, other_side, layout.folder)
     known = {path for path, _ in bad}
     every = {image.path: image for images in sides.values() for image in images}
     to_read = [image for path, image in every.items() if path not in known]
@@ -159,13 +179,13 @@ def scan_detection(
         train, validation = split(train, validation_split, seed, _origin)
     elif validation is None:
         train, validation = [], train
-    for side, what in ((train, "to train on"), (validation, "for validation")):
-        if part is not None and side is train:
-            continue
-        if not any(image.objects for image in side):
+    used = [(validation, "for validation")]
+    used += [(train, "to train on")] if part is None else []
+    for images, what in used:
+        if not any(image.objects for image in images):
             raise FolderError(
                 f"There must be an object {what}. Received: {layout.folder} with "
-                f"{count(len(side), 'image')} {what}, without any object"
+                f"{count(len(images), 'image')} {what}, without any object"
             )
     return DetectionImages(
         layout.folder,
@@ -174,6 +194,7 @@ def scan_detection(
         tuple(train),
         tuple(validation),
         (parts[0].annotations if part is None else None, parts[-1].annotations),
+        (parts[0].images if part is None else None, parts[-1].images),
         chosen,
         tuple(bad) if skip_bad else (),
         tuple(_notes(layout, parts, train, validation, tally, bad, chosen, masks, part)),

@@ -90,7 +90,7 @@ def coco_layout(
             "train2017.json, train/_annotations.coco.json as Roboflow exports them, or one JSON "
             f"file with the images beside it. Received: {folder} with {there}"
         )
-    names = ("training", "validation")
+    names: tuple[str, ...] = ("training", "validation")
     if part is not None:
         names = ("validation",) if "validation" in found else ("training",)
     parts = {name: _part(folder, found[name], skip_bad) for name in names if name in found}

@@ -117,8 +117,8 @@ def scan_segmentation(
         train = []
         bad = _of_part(bad, layout.validation_folders)
     elif validation is not None:
-        images = [[image for image, _ in side] for side in (train, validation)]
-        bad += on_both_sides(*images, layout.folder)
+        one, other = ([image for image, _ in side] for side in (train, validation))
+        bad += on_both_sides(one, other, layout.folder)
     pixels = {}
     known = {path for path, _ in bad}
     pairs = [pair for pair in dict.fromkeys([*train, *(validation or [])]) if pair[0] not in known]
