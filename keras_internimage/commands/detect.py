@@ -133,19 +133,10 @@ def _annotated(path, found, bad):
 
 def _take_ids(detector, dataset, say):
     """Has a detector call its classes as the annotations do."""
-    names = dataset.class_names
-    if len(names) != detector.classes:
-        raise ValueError(
-            f"--annotations must have as many classes as the model has, {detector.classes}. "
-            f"Received: {dataset.path} with {len(names)}"
-        )
-    if detector.class_names != names:
-        if set(names) == set(detector.class_names):
-            raise ValueError(
-                "The classes of --annotations must be in the order of the model's. "
-                f"Received: {', '.join(names)} instead of {', '.join(detector.class_names)}"
-            )
-        say("the classes have other names than the model's; they are compared by their numbers")
+    from keras_internimage.commands import class_names
+
+    names, known = dataset.class_names, detector.class_names
+    class_names.check(dataset.path, names, detector.classes, known, say)
     detector.category_ids = dataset.category_ids
 
 

@@ -11,9 +11,12 @@ import numpy as np
 from keras_internimage.data import run_lengths
 from keras_internimage.data.coco import CocoDataset, CocoImage, CocoObject
 from keras_internimage.data.coco_masks import RunLengths
-from keras_internimage.data.coco_metrics import CocoMetrics, CocoScores
+from keras_internimage.data.coco_metrics import CocoMetrics, CocoScores, check_installed
+from keras_internimage.data.resizing import check_positive
 from keras_internimage.detector.detections import Detections
 from keras_internimage.detector.inference import Detector, check_model, model_detections
+from keras_internimage.preprocessing import read_image
+from keras_internimage.report.object_gallery import WorstObjects
 
 Seen = Callable[[CocoImage, pathlib.Path, Detections], object]
 
@@ -117,6 +120,16 @@ def evaluate_batches(
     return metrics, metrics.result()
 
 
+def collect(worst: WorstObjects, dataset: CocoDataset) -> Seen:
+    """What `evaluate_files` calls to collect the images with the most errors, for a report."""
+    objects = dataset.by_image()
+
+    def seen(image, path, found):
+        worst.add(path, lambda: read_image(path), objects[image.id], found)
+
+    return seen
+
+
 class CocoEvaluation(keras.callbacks.Callback):
     """Average precision on validation images after each epoch of `fit`.
 
@@ -154,9 +167,6 @@ class CocoEvaluation(keras.callbacks.Callback):
         batch_size: int = 1,
         **options: Any,
     ):
-        from keras_internimage.data.coco_metrics import check_installed
-        from keras_internimage.data.resizing import check_positive
-
         super().__init__()
         check_installed()
         check_positive("every", every)

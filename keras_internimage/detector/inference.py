@@ -118,16 +118,17 @@ class Detector:
 
         Yields:
             `(image, Detections, None)` in order, or `(image, None, error)` for what cannot be
-            read.
-
-        Raises:
-            MemoryError: what the model makes of a batch does not fit into memory.
+            read, or does not fit into memory.
         """
         for batch in ahead.batches(images, self._read, batch_size):
             seen = [made for _, (made, _) in batch if made is not None]
-            found = iter(self._detect(seen, batch_size) if seen else ())
-            for image, (made, error) in batch:
-                yield (image, None, error) if made is None else (image, next(found), None)
+            try:
+                found = iter(self._detect(seen, batch_size) if seen else ())
+            except MemoryError as error:
+                yield from ((image, None, failed or error) for image, (_, failed) in batch)
+                continue
+            for image, (made, failed) in batch:
+                yield (image, None, failed) if made is None else (image, next(found), None)
 
     def _read(self, image):
         """`((pixels as the model sees them, height, width), None)`, or `(None, error)`."""

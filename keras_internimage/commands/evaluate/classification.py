@@ -43,7 +43,7 @@ def evaluate(options, place, say):
     of_class = [[0, 0] for _ in made.labels]  # images, right ones
     with Progress("Evaluating", len(images.files)) as progress:
         # The published accuracies were measured on the pixels as they are stored.
-        stream = made.stream(images.files, options.batch_size, exif_orientation=not published)
+        stream = made.stream(images.files, options.batch_size or 16, exif_orientation=not published)
         for label, (file, scores, error) in zip(truth, stream, strict=True):
             progress.advance()
             if error is not None:

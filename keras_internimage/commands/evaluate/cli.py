@@ -12,11 +12,20 @@ import sys
 from keras_internimage import backends, command_line, files
 
 PROGRAM = "internimage-evaluate"
-TASKS = ("classification", "segmentation")
+TASKS = ("classification", "segmentation", "detection")
+# Options of one task alone.
+_OF_TASK = {
+    "ground_truth": "classification",
+    "multi_scale": "segmentation",
+    "reduce_zero_label": "segmentation",
+    "annotations": "detection",
+    "predictions": "detection",
+}
 _EPILOG = """\
 FOLDER for classification: one folder of images for each class, train/ and val/ with these (val/ is
 used), or a flat folder with a file of labels. For segmentation: images/ and masks/, with train/ and
-val/ inside or without (val/ is used), or ADE20K, PASCAL VOC or Cityscapes as downloaded.
+val/ inside or without (val/ is used), or ADE20K, PASCAL VOC or Cityscapes as downloaded. For
+detection: COCO as downloaded, what Roboflow exports, or images alone, with --annotations.
 """
 
 
@@ -26,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
         PROGRAM, "Measures how well a finished model does on labelled images.", epilog=_EPILOG
     )
     command_line.add_model(made)
-    made.add_argument("folder", metavar="FOLDER", help="images by class, or images and masks")
+    made.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="images by class, images and masks, or images and COCO's annotations",
+    )
     made.add_argument("--task", choices=TASKS, help="default: by what FOLDER holds")
     made.add_argument(
         "--json", metavar="FILE", help="write the results there, with those of each class"
@@ -35,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
         "--labels",
         metavar="FILE",
         help="names of the model's classes (default: labels.json beside the model)",
+    )
+    made.add_argument("--batch-size", type=int, metavar="N", help="default 16; for detection 1")
+    made.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="side of the images, for detection the shorter one (default: the model's)",
     )
     made.add_argument("--backend", choices=backends.BACKENDS, help="Keras' backend")
     group = made.add_argument_group("classification")
@@ -45,8 +65,6 @@ def parser() -> argparse.ArgumentParser:
         "image, in ILSVRC2012_validation_ground_truth.txt its numbers (default: "
         "ImageNet's files, where they lie in FOLDER or beside it)",
     )
-    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="default 16")
-    group.add_argument("--resolution", type=int, metavar="PIXELS", help="default: the model's")
     group = made.add_argument_group("segmentation")
     group.add_argument(
         "--reduce-zero-label",
@@ -55,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--multi-scale", action="store_true", help="average over six scales, each also mirrored"
+    )
+    group = made.add_argument_group("detection")
+    group.add_argument(
+        "--annotations", metavar="FILE", help="COCO's annotations of the images in FOLDER"
+    )
+    group.add_argument(
+        "--predictions", metavar="FILE", help="write COCO's results there, masks as run lengths"
     )
     return made
 
@@ -66,42 +91,62 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(options):
     command_line.check_positive(options, "batch_size", "resolution")
-    if options.json is not None:
-        if not pathlib.Path(options.json).absolute().parent.is_dir():
-            raise ValueError(f"The folder of --json must exist. Received: --json {options.json}")
-        files.check_file(options.json, (".json",))
+    for option in ("json", "predictions"):
+        path = getattr(options, option)
+        if path is not None:
+            if not pathlib.Path(path).absolute().parent.is_dir():
+                text = f"The folder of --{option} must exist. Received: --{option} {path}"
+                raise ValueError(text)
+            files.check_file(path, (".json",))
     backends.use(options.backend)
     from keras_internimage import predictor
 
     place = predictor.locate(options.model)
     # From here on Keras is imported.
     backends.hide_tensorflow()
-    from keras_internimage.commands.evaluate import classification, segmentation
-    from keras_internimage.data import mask_layout
+    from keras_internimage.commands.evaluate import classification, detection, segmentation
 
-    task = options.task
-    if task is None:
-        task = TASKS[mask_layout.holds_masks(options.folder)]
-    if task == "segmentation" and options.ground_truth is not None:
-        raise ValueError(
-            "--ground-truth is for classification. "
-            f"Received: --ground-truth {options.ground_truth} for {options.folder}, with masks"
-        )
-    if task == "classification" and options.multi_scale:
-        raise ValueError(
-            "--multi-scale is for segmentation. "
-            f"Received: --multi-scale for {options.folder}, without masks"
-        )
-    kind = segmentation if task == "segmentation" else classification
+    task = _task(options)
+    kinds = (classification, segmentation, detection)
+    kind = dict(zip(TASKS, kinds, strict=True))[task]
     results, failed = kind.evaluate(options, place, command_line.remark(PROGRAM))
     name = str(place) if isinstance(place, pathlib.Path) else place.name
-    rows = [("model", name, ""), ("data", str(options.folder), ""), *kind.lines(results)]
+    rows = kind.lines(results)
+    rest = ("",) * (len(rows[0]) - 2)
+    rows = [("model", name, *rest), ("data", str(options.folder), *rest), *rows]
     print("\n".join(command_line.columns(rows)))
     if options.json is not None:
         _write(options, name, task, results, failed)
     for path, reason in failed:
         print(f"{PROGRAM}: {_shown(path)}: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _task(options):
+    """The task, by --task or by what the folder holds.
+
+    Raises:
+        ValueError: an option is for another task.
+    """
+    from keras_internimage.data import coco_layout, mask_layout
+
+    task, held = options.task, ""
+    if task is None:
+        if options.annotations is not None or coco_layout.holds_coco(options.folder):
+            task, held = "detection", ", with COCO's annotations"
+        elif mask_layout.holds_masks(options.folder):
+            task, held = "segmentation", ", with masks"
+        else:
+            task, held = "classification", ", without masks"
+    for name, of_task in _OF_TASK.items():
+        value = getattr(options, name)
+        if value and task != of_task:
+            option = name.replace("_", "-")
+            given = f"--{option}" if value is True else f"--{option} {value}"
+            raise ValueError(
+                f"--{option} is for {of_task}. Received: {given} for {options.folder}{held}"
+            )
+    return task
 
 
 def _shown(path):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from keras_internimage.commands import class_names
 from keras_internimage.data.check import reading
-from keras_internimage.data.layout import FolderError
 from keras_internimage.data.mask_files import read_mask
 from keras_internimage.data.mask_layout import mask_layout
 from keras_internimage.data.masks import scan_segmentation
@@ -129,21 +129,8 @@ def confusion(segmenter, images, seen=None):
 
 def check_classes(layout, classes, names, say):
     """Raises FolderError unless a folder's classes are as many as a model's."""
-    there = layout.class_names
-    if there is None:
-        return
-    if len(there) != classes:
-        raise FolderError(
-            f"There must be as many classes as the model has, {classes}. "
-            f"Received: {layout.folder} with {len(there)}"
-        )
-    if names is not None and tuple(names) != tuple(there):
-        if set(names) == set(there):
-            raise FolderError(
-                "The classes must be in the order of the model's. "
-                f"Received: {', '.join(there)} instead of {', '.join(names)}"
-            )
-        say("the classes have other names than the model's; they are compared by their numbers")
+    if layout.class_names is not None:
+        class_names.check(layout.folder, layout.class_names, classes, names, say)
 
 
 def lines(results):
