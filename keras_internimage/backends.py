@@ -187,8 +187,32 @@ def hide_tensorflow() -> None:
     backend or imported already, nor in a program that is no command of this package: it may need
     TensorFlow itself.
     """
-    if is_own_command() and chosen() != "tensorflow":
-        sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
+    if is_own_command() and chosen() != "tensorflow" and "tensorflow" not in sys.modules:
+        # Not by None in `sys.modules`: what is in there Keras asks whether it is building a graph.
+        sys.meta_path[:] = [
+            one if isinstance(one, _WithoutTensorFlow) else _WithoutTensorFlow(one)
+            for one in sys.meta_path
+        ]
+
+
+class _WithoutTensorFlow(importlib.abc.MetaPathFinder):
+    """Finds what another finder does, but for TensorFlow."""
+
+    def __init__(self, finder):
+        self._finder = finder
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname == "tensorflow":
+            return None
+        return self._finder.find_spec(fullname, path, target)
+
+    def __getattr__(self, name):  # what finders have besides, such as `find_distributions`
+        if name == "_finder":
+            raise AttributeError(name)
+        return getattr(self._finder, name)
+
+    def invalidate_caches(self):
+        getattr(self._finder, "invalidate_caches", lambda: None)()
 
 
 @contextlib.contextmanager

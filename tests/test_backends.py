@@ -2,6 +2,7 @@
 
 import configparser
 import contextlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -9,6 +10,7 @@ import pathlib
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 from keras_internimage import backends
@@ -130,15 +132,26 @@ def test_lines_of_a_log_are_dropped_while_tensorflow_is_imported(monkeypatch, tm
         assert sorted(said) == ["No space left on device", "a warning of Python"]
 
 
-def test_tensorflow_is_not_hidden_from_other_programs(monkeypatch):
+def test_tensorflow_is_hidden_from_own_commands_alone(monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    finders = list(sys.meta_path)
     backends.hide_tensorflow()
-    assert "tensorflow" not in sys.modules
     monkeypatch.setattr(backends, "is_own_command", lambda: True)
-    monkeypatch.setattr(backends, "chosen", lambda: "torch")
-    backends.hide_tensorflow()
-    assert sys.modules["tensorflow"] is None
-    monkeypatch.delitem(sys.modules, "tensorflow")
     monkeypatch.setattr(backends, "chosen", lambda: "tensorflow")
     backends.hide_tensorflow()
-    assert "tensorflow" not in sys.modules
+    assert sys.meta_path == finders
+    monkeypatch.setattr(backends, "chosen", lambda: "torch")
+    for _ in range(2):
+        backends.hide_tensorflow()
+        assert importlib.util.find_spec("tensorflow") is None
+        with pytest.raises(ModuleNotFoundError, match="tensorflow"):
+            importlib.import_module("tensorflow")
+        assert len(sys.meta_path) == len(finders) and "tensorflow" not in sys.modules
+    # Others are found as before, their metadata, too; Keras converts boxes without it.
+    importlib.invalidate_caches()
+    assert importlib.util.find_spec("keras") and importlib.metadata.version("keras")
+    boxes = keras.utils.bounding_boxes.convert_format(
+        np.array([[0.0, 1, 2, 5]]), source="xyxy", target="xywh"
+    )
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(boxes), [[0, 1, 2, 4]])

@@ -36,6 +36,8 @@ class DropPath(keras.layers.Layer):
         if rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
+        # Or Keras would trace a whole model once more before it trains, for this layer's sake.
+        self.built = True
 
     def call(self, inputs, training=None):
         if not training or self.rate == 0:
