@@ -65,7 +65,10 @@ class CocoObject:
         if not isinstance(other, CocoObject):
             return NotImplemented
         parts = [
-            (one.id, one.image_id, one.label, one.box, one.crowd, _comparable(one.segmentation))
+            (
+                *(one.id, one.image_id, one.label, one.box, one.crowd, one.area),
+                _comparable(one.segmentation),
+            )
             for one in (self, other)
         ]
         return parts[0] == parts[1]

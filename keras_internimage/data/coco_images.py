@@ -314,8 +314,8 @@ def _notes(layout, parts, train, validation, tally, bad, chosen, asked, part):
         notes.append(f"{crowds} (iscrowd): not learnt, and neither right nor wrong in validation.")
     if chosen == "none" and asked is None:
         notes.append(
-            "No object has a segmentation: boxes are learnt alone, the model's masks mean nothing. "
-            "--masks rectangles has it learn the boxes' rectangles as masks."
+            "No object has a segmentation: boxes are learnt alone, and the model's masks will be "
+            "empty. --masks rectangles has it learn the boxes' rectangles as masks."
         )
     for one in parts:
         known = {one.path(image.file_name) for image in one.data.images}

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 
-import objects
+import annotated_shapes
 import pytest
 from PIL import Image
 
@@ -34,7 +34,7 @@ class TestLayouts:
     @pytest.mark.parametrize("layout", ["coco", "roboflow"])
     @pytest.mark.parametrize("inner", [False, True])
     def test_as_downloaded(self, tmp_path, layout, inner):
-        folder = getattr(objects, layout)(tmp_path / "data", 4, 2)
+        folder = getattr(annotated_shapes, layout)(tmp_path / "data", 4, 2)
         if inner:  # images in a folder of their own
             for place in [p for p in folder.iterdir() if p.name != "annotations"]:
                 target = folder / "images" / place.name
@@ -45,11 +45,14 @@ class TestLayouts:
                     image.rename(target / image.name)
         assert holds_coco(folder)
         found = scan_detection(folder)
-        assert found.class_names == objects.CLASSES and found.category_ids == objects.IDS
+        assert (
+            found.class_names == annotated_shapes.CLASSES
+            and found.category_ids == annotated_shapes.IDS
+        )
         assert names(found.train) == [f"00{i}.png" for i in range(4)]
         assert names(found.validation) == ["100.png", "101.png"]
         for image in found.train:
-            _, shapes = objects.draw(int(image.path.stem))
+            _, shapes = annotated_shapes.draw(int(image.path.stem))
             assert image.path.is_file() and (image.height, image.width) == (48, 64)
             assert [x.label for x in image.objects] == [label for label, _ in shapes]
             for one, (_, outline) in zip(image.objects, shapes, strict=True):
@@ -67,7 +70,7 @@ class TestLayouts:
         assert alone.validation == found.validation and alone.train == ()
 
     def test_captions_and_key_points_are_left_out(self, tmp_path):
-        folder = objects.coco(tmp_path)
+        folder = annotated_shapes.coco(tmp_path)
         shutil.copy(
             folder / "annotations/instances_train2017.json",
             folder / "annotations/person_keypoints_train2017.json",
@@ -94,7 +97,7 @@ class TestLayouts:
         ],
     )
     def test_one_file_is_split_here(self, tmp_path, annotations, images):
-        objects.write(tmp_path / annotations, tmp_path / images, range(6))
+        annotated_shapes.write(tmp_path / annotations, tmp_path / images, range(6))
         found = scan_detection(tmp_path, validation_split=0.34, seed=1)
         assert len(found.train) == 4 and len(found.validation) == 2
         assert not set(names(found.train)) & set(names(found.validation))
@@ -107,7 +110,7 @@ class TestLayouts:
 
     def test_names_with_folders(self, tmp_path):
         """Relative to the folder, also with Windows' separators; never outside of it."""
-        path = objects.write(tmp_path / "annotations.json", tmp_path / "images", range(3))
+        path = annotated_shapes.write(tmp_path / "annotations.json", tmp_path / "images", range(3))
         edit(path, lambda x: [i.update(file_name="images\\" + i["file_name"]) for i in x["images"]])
         assert len(scan_detection(tmp_path).train) == 2
         for name in ("../000.png", "/etc/000.png", "a/../../b.png", "C:\\000.png"):
@@ -122,7 +125,7 @@ class TestLayouts:
                 stem = "abcdef"[index // 2]
                 image["file_name"] = f"{stem}_png.rf.{index}.png"
 
-        objects.write(tmp_path / "annotations.json", tmp_path / "images", range(8))
+        annotated_shapes.write(tmp_path / "annotations.json", tmp_path / "images", range(8))
         for index in range(8):
             old = tmp_path / f"images/{index:03}.png"
             old.rename(tmp_path / f"images/{'abcdef'[index // 2]}_png.rf.{index}.png")
@@ -158,7 +161,7 @@ class TestLayouts:
         ],
     )
     def test_refused(self, tmp_path, change, message):
-        folder = objects.coco(tmp_path)
+        folder = annotated_shapes.coco(tmp_path)
         change(folder)
         with pytest.raises(FolderError, match=f"(?s){message}"):
             scan_detection(folder)
@@ -174,7 +177,7 @@ class TestLayouts:
 
 class TestProblems:
     def test_all_at_once_and_skipped_on_demand(self, tmp_path):
-        folder = objects.coco(tmp_path, 9, 2, count=2)
+        folder = annotated_shapes.coco(tmp_path, 9, 2, count=2)
         train = folder / "train2017"
         (train / "000.png").unlink()
         (train / "001.png").write_text("text")
@@ -213,7 +216,7 @@ class TestProblems:
         assert len(found.bad) == 7 and found.notes[0] == "7 images or objects left out."
 
     def test_what_is_only_counted(self, tmp_path):
-        folder = objects.coco(tmp_path, 4, 2, count=2)
+        folder = annotated_shapes.coco(tmp_path, 4, 2, count=2)
 
         def change(content):
             first, second, third, fourth = content["annotations"][:4]
@@ -242,7 +245,7 @@ class TestProblems:
             assert note in found.notes
 
     def test_classes_without_an_object(self, tmp_path):
-        folder = objects.coco(tmp_path)
+        folder = annotated_shapes.coco(tmp_path)
         for part in ("train", "val"):
             edit(
                 folder / f"annotations/instances_{part}2017.json",
@@ -253,7 +256,7 @@ class TestProblems:
         assert "Without an object to train on: circle." in found.notes
 
     def test_a_side_without_objects(self, tmp_path):
-        folder = objects.coco(tmp_path)
+        folder = annotated_shapes.coco(tmp_path)
         edit(folder / "annotations/instances_val2017.json", lambda x: x["annotations"].clear())
         assert "There must be an object for validation" in refusal(folder)
         for part in ("train", "val"):
@@ -265,7 +268,7 @@ class TestProblems:
         assert "there is no object, but" in message and "boxes are in pixels" in message
 
     def test_masks(self, tmp_path):
-        folder = objects.coco(tmp_path)
+        folder = annotated_shapes.coco(tmp_path)
         paths = [folder / f"annotations/instances_{part}2017.json" for part in ("train", "val")]
         assert scan_detection(folder, masks="none").masks == "none"
         edit(paths[0], lambda x: x["annotations"][0].pop("segmentation"))
@@ -289,10 +292,10 @@ class TestProblems:
         ],
     )
     def test_orientation(self, tmp_path, orientation, as_stored, reason):
-        folder = objects.coco(tmp_path)
+        folder = annotated_shapes.coco(tmp_path)
         exif = Image.Exif()
         exif[0x0112] = orientation
-        picture = Image.fromarray(objects.draw(0)[0])
+        picture = Image.fromarray(annotated_shapes.draw(0)[0])
         if not as_stored:
             picture = picture.transpose(Image.Transpose.ROTATE_90)
         picture.save(folder / "train2017/000.png", exif=exif)
@@ -302,7 +305,7 @@ class TestProblems:
             assert reason in refusal(folder)
 
     def test_the_same_file_on_both_sides(self, tmp_path):
-        folder = objects.coco(tmp_path)
+        folder = annotated_shapes.coco(tmp_path)
         (folder / "train2017/001.png").unlink()
         os.symlink(folder / "val2017/101.png", folder / "train2017/001.png")
         assert "train2017/001.png: is for validation, too, as val2017/101.png" in refusal(folder)

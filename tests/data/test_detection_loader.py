@@ -2,8 +2,8 @@
 
 import functools
 
+import annotated_shapes
 import numpy as np
-import objects
 import pytest
 from batches import check_function_of_seed_epoch_and_index
 from PIL import Image
@@ -30,7 +30,7 @@ class Flat(DetectionFiles):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return scan_detection(objects.coco(tmp_path_factory.mktemp("objects"), 5, 3))
+    return scan_detection(annotated_shapes.coco(tmp_path_factory.mktemp("objects"), 5, 3))
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ class TestTraining:
         data.close()
 
     def test_files_that_go_bad(self, tmp_path):
-        images = scan_detection(objects.coco(tmp_path, 5, 1)).train
+        images = scan_detection(annotated_shapes.coco(tmp_path, 5, 1)).train
         images[1].path.write_bytes(b"")
         images[2].path.unlink()
         Image.new("RGB", (48, 64)).save(images[3].path)

@@ -1,7 +1,7 @@
 """Boxes and masks go where the pixels go: shapes are drawn, moved, and compared."""
 
+import annotated_shapes
 import numpy as np
-import objects
 import pytest
 
 from keras_internimage import training
@@ -72,7 +72,7 @@ class TestMoving:
     def test_as_drawn(self):
         found = [0, 0]
         for index in range(60):
-            pixels, shapes = objects.draw(index, 50 + index % 7, 71 - index % 5)
+            pixels, shapes = annotated_shapes.draw(index, 50 + index % 7, 71 - index % 5)
             placement = SMALL(*pixels.shape[:2], (3, index))
             found[0] += compare(placement, pixels, shapes)
             found[1] += len(shapes)
@@ -81,7 +81,7 @@ class TestMoving:
 
     @pytest.mark.parametrize("mirrored", [False, True])
     def test_exactly_at_twice_the_size(self, mirrored):
-        pixels, shapes = objects.draw(5, count=2)
+        pixels, shapes = annotated_shapes.draw(5, count=2)
         placement = BoxPlacement((64, 48), (64, 48), (8, 4, 40, 36), (64, 64), mirrored)
         (_, outline), *_ = shapes
         mask = draw_mask((outline,), 48, 64)
@@ -95,7 +95,7 @@ class TestMoving:
         assert [len(x) for x in placement.boxes([])] == [0, 0]
 
     def test_without_a_change_nothing_moves(self):
-        pixels, shapes = objects.draw(1)
+        pixels, shapes = annotated_shapes.draw(1)
         placement = BoxPlacement((64, 48), (64, 48), (0, 0, 64, 48), (64, 48))
         np.testing.assert_array_equal(changed(pixels, placement), pixels)
         mask = draw_mask((shapes[0][1],), 48, 64)

@@ -84,17 +84,21 @@ def new_training(options, folder):
             and VARIANTS[variant].config().get("use_clip_projector")
         )
         arguments.image_shape(shape, options.resolution, True, None, clip_head)
-    start = options.weights or settings.default_weights(task, variant)[0]
+    if task is tasks.DETECTION:
+        from keras_internimage.data.coco_metrics import check_installed
+
+        check_installed()
+    start = options.weights or settings.default_weights(task, variant, options.recipe)[0]
     path = weights(start, variant, task)
     settings.recipe_of(options.recipe or settings.default_recipe(task, start)[0], variant)
-    decoder = options.decoder_channels or settings.DECODER_CHANNELS
+    decoder = options.decoder_channels or task.decoder
     if path is not None:
         weights_file(path, task, channels, depths, groups, decoder)
     output.check_writable(folder)
     # The estimate of the parameters is up to a tenth too high, and the optimizer has two moments of
     # each one that is trained. `Run.begin` knows the sizes exactly.
-    decoder = decoder if task is tasks.SEGMENTATION else 0
-    model = 4 * devices.parameters(channels, depths, groups, decoder) / 1.1
+    detects = task is tasks.DETECTION
+    model = 4 * devices.parameters(channels, depths, groups, decoder, detects) / 1.1
     state = model if options.freeze else 3 * model
     disk.check(folder, {output.LAST: state, output.BEST: state, output.MODEL: model})
 
@@ -105,11 +109,11 @@ def of_task(task, options):
     Raises:
         ValueError: one is for the other task.
     """
-    others = {
-        tasks.CLASSIFICATION: ("decoder_channels", "reduce_zero_label"),
-        tasks.SEGMENTATION: ("class_weights", "sampling"),
-    }
-    wrong = [name for name in others[task] if getattr(options, name) not in (None, "none")]
+    wrong = [
+        name
+        for name in tasks.PARTIAL
+        if name not in task.options and getattr(options, name) not in (None, "none")
+    ]
     known = settings.recipe_names(task)
     if options.recipe is not None and options.recipe not in known:
         raise ValueError(
@@ -117,7 +121,7 @@ def of_task(task, options):
             f"Received: --recipe {options.recipe} for {options.data}"
         )
     if wrong:
-        other = next(name for name in tasks.TASKS if name != task.name)
+        other = " and ".join(x.name for x in tasks.TASKS.values() if wrong[0] in x.options)
         option = "--" + wrong[0].replace("_", "-")
         value = getattr(options, wrong[0])
         raise ValueError(
@@ -180,6 +184,14 @@ def weights(name, variant, task=tasks.CLASSIFICATION):
     )
 
 
+# Families whose whole weights a task takes; of others it is the backbone.
+_FAMILIES = {
+    tasks.CLASSIFICATION: (),
+    tasks.SEGMENTATION: ("upernet",),
+    tasks.DETECTION: ("mask_rcnn",),
+}
+
+
 def weights_file(path, task, channels, depths, groups, decoder):
     """Raise unless a file holds weights of the network, as far as the shapes in it tell.
 
@@ -187,7 +199,7 @@ def weights_file(path, task, channels, depths, groups, decoder):
         path: of the file.
         task: a `Task`.
         channels, depths, groups: of the network.
-        decoder: channels of UperNet.
+        decoder: channels of UperNet, or of Mask R-CNN's pyramid.
 
     Raises:
         ValueError: it is no file of weights, or one of another network.
@@ -210,8 +222,9 @@ def weights_file(path, task, channels, depths, groups, decoder):
         )
     wanted = {"channels": channels, "depths": tuple(depths), "groups": tuple(groups)}
     its = {name: found.config[name] for name in wanted}
-    if found.family == "upernet" and "channels" in found.head:
-        wanted["decoder channels"], its["decoder channels"] = decoder, found.head["channels"]
+    if found.family in _FAMILIES[task] and "channels" in found.head:
+        name = "pyramid channels" if task is tasks.DETECTION else "decoder channels"
+        wanted[name], its[name] = decoder, found.head["channels"]
     if its != wanted:
         network = ", ".join(f"{name} {settings.word(value)}" for name, value in wanted.items())
         there = ", ".join(f"{name} {settings.word(value)}" for name, value in its.items())

@@ -1,4 +1,4 @@
-"""`internimage-train DATA_DIR`: fine-tunes an InternImage on images by class, or with masks.
+"""`internimage-train DATA_DIR`: fine-tunes an InternImage: images by class, masks, or objects.
 
 Exits with 0; with 2 and one message on standard error for what cannot be done; with 130 where
 Ctrl-C stopped it (143 for SIGTERM). Then, and where the disk is full, it prints the command that
@@ -20,10 +20,12 @@ _MAY_CHANGE = ("epochs", "early_stopping")
 _EPILOG = """\
 DATA_DIR has one folder of images for each class, or train/ and val/ with these inside. For
 segmentation, a class for each pixel: images/ and masks/, with train/ and val/ inside or without, or
-ADE20K, PASCAL VOC or Cityscapes as downloaded; classes.txt names the classes. Every image and mask
-is read once before the training starts. In the output folder: model.keras, labels.json, report.html
-with its pictures, history.csv, images.csv (which image was used for what), logs/ for TensorBoard,
-last.keras and best.keras to resume from.
+ADE20K, PASCAL VOC or Cityscapes as downloaded; classes.txt names the classes. For detection,
+annotations of COCO's format: annotations/instances_train2017.json with train2017/, and the same of
+val2017; train/ and valid/, each with _annotations.coco.json, as Roboflow exports them; or one JSON
+file beside a folder of images. Every image and mask is read once before the training starts. In
+the output folder: model.keras, labels.json, report.html with its pictures, history.csv, images.csv
+(which image was used for what), logs/ for TensorBoard, last.keras and best.keras to resume from.
 """
 
 
@@ -33,10 +35,14 @@ def parser() -> argparse.ArgumentParser:
     from keras_internimage.variants import VARIANTS
 
     made = command_line.parser(
-        PROGRAM, "Fine-tunes an InternImage on images by class, or with masks.", epilog=_EPILOG
+        PROGRAM,
+        "Fine-tunes an InternImage on images by class, with masks, or with annotated objects.",
+        epilog=_EPILOG,
     )
     made.add_argument(
-        "data", metavar="DATA_DIR", help="folder of images by class, or of images and masks"
+        "data",
+        metavar="DATA_DIR",
+        help="folder of images by class, of images and masks, or with COCO's annotations",
     )
     made.add_argument("--task", choices=list(tasks.TASKS), help="default: by what DATA_DIR holds")
     made.add_argument("--output", metavar="DIR", help="default: DATA_DIR's name and -internimage")
@@ -52,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="imagenet, imagenet22k, for segmentation also ade20k or cityscapes, the name of a "
-        "published checkpoint, a path, or none",
+        help="imagenet, imagenet22k, for segmentation also ade20k or cityscapes, for detection "
+        "imagenet or coco, the name of a published checkpoint, a path, or none",
     )
     group.add_argument("--resolution", type=int, metavar="PIXELS", help="default: the variant's")
     group.add_argument("--channels", type=int, metavar="C", help="of a network of any other size")
@@ -61,14 +67,18 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--groups", type=int, nargs=4, metavar="N", help="its DCNv3 groups by stage")
 
     group.add_argument(
-        "--decoder-channels", type=int, metavar="C", help="of UperNet, for segmentation (512)"
+        "--decoder-channels",
+        type=int,
+        metavar="C",
+        help="of UperNet, for segmentation (512), or Mask R-CNN's pyramid, for detection (256)",
     )
 
     group = made.add_argument_group("training")
     group.add_argument(
         "--recipe",
         choices=settings.recipe_names(),
-        help="default: finetune, of random weights scratch; for segmentation those of -upernet",
+        help="default: finetune, of random weights scratch; for segmentation those of -upernet, "
+        "for detection those of -detection",
     )
     group.add_argument("--epochs", type=int, metavar="N", help="default: the recipe's")
     group.add_argument("--batch-size", type=int, metavar="N", help="default: by the device")
@@ -109,6 +119,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         default=None,
         help="0 in masks is ignored, 1 is the first class (default for ADE20K)",
+    )
+    group.add_argument(
+        "--masks",
+        choices=settings.MASKS,
+        help="of objects, for detection: those annotated; rectangles: the box where there is none; "
+        "none: boxes alone (default: none where no object has one)",
     )
     group.add_argument("--skip-bad", action="store_true", help="leave out unreadable images")
     group.add_argument("--threads", type=int, metavar="N", help="that read images (one a core)")
@@ -203,6 +219,7 @@ def _new(options, folder):
         device,
         len(images.class_names),
         getattr(images, "reduce_zero_label", False),
+        getattr(images, "masks", settings.MASKS[0]),
     )
     _print_table(settings_table.table(chosen, reasons, images, device))
     for path, reason in images.bad:

@@ -16,9 +16,13 @@ LARGEST_BATCH = 64
 CPU_BATCH = 8
 # Of segmentation, whose crops are five times as large: as many as the official program's on a GPU.
 CPU_CROPS = 2
-# Maps of UperNet's decoder at a quarter of the image, each kept before and after its norm, and
-# arrays of an image's size with a number for each class: logits, probabilities and gradients. Both
-# are estimates.
+# Of detection, whose images are four times as large again.
+CPU_DETECTION = 1
+# How much longer the other side of images is in detection.
+RATIO = 4 / 3
+# Maps of UperNet's decoder, or of Mask R-CNN's pyramid and regions, at a quarter of the image, each
+# kept before and after its norm, and arrays of an image's size with a number for each class:
+# logits, probabilities and gradients. All are estimates.
 DECODER_MAPS, LOGITS = 24, 4
 # Taken where no way is known to ask for the memory.
 ASSUMED_BYTES = 8 << 30
@@ -138,12 +142,15 @@ def bytes_per_image(channels, depths, resolution, policy, decoder=0, classes=0):
     return maps * (2 if policy.startswith("mixed") else 4) + 4 * scores
 
 
-def parameters(channels, depths, groups, decoder=0):
+def parameters(channels, depths, groups, decoder=0, detects=False):
     """About how many parameters a network has: those of its products and down-samplings.
 
-    With a `decoder` of so many channels, its convolutions of 3 x 3 pixels count, too.
+    With a `decoder` of so many channels, its convolutions of 3 x 3 pixels count, too: those of
+    UperNet, or of Mask R-CNN with its box head where the network `detects`.
     """
     total = 9 * decoder * (8 * channels + 11 * decoder) if decoder else 0
+    if detects:
+        total = 90 * decoder**2 + 1024 * (49 * decoder + 1024)
     for stage, (depth, group_count) in enumerate(zip(depths, groups, strict=True)):
         width = channels * 2**stage
         # Perceptron 8 C^2, input and output of DCNv3 2 C^2, offsets and masks 27 G C.
@@ -152,22 +159,37 @@ def parameters(channels, depths, groups, decoder=0):
     return total
 
 
-def batch_size(device, images, channels, depths, groups, resolution, policy, decoder=0, classes=0):
+def batch_size(
+    device,
+    images,
+    channels,
+    depths,
+    groups,
+    resolution,
+    policy,
+    decoder=0,
+    classes=0,
+    detects=False,
+):
     """A batch size for a device, a power of two, and why.
 
     Args:
         device: `Device`.
         images: how many images there are to train on; a batch holds no more.
         channels, depths, groups, resolution, policy: of the model.
-        decoder, classes: of a model of segmentation, else 0.
+        decoder, classes: of a model of segmentation or detection, else 0.
+        detects: whether it is one of detection.
     """
+    if detects:  # no scores for each pixel, but images that are longer
+        resolution, classes = resolution * RATIO**0.5, 0
     if device.kind in ("cpu", "mps"):
-        most = CPU_CROPS if decoder else CPU_BATCH
+        most = CPU_DETECTION if detects else CPU_CROPS if decoder else CPU_BATCH
         why = f"for {device.name.partition(',')[0]}"
     else:
         memory = device.memory or ASSUMED_BYTES
         known = f"{memory / 2**30:.0f} GiB" + ("" if device.memory else ", which is a guess")
-        left = USABLE * memory - BYTES_PER_PARAMETER * parameters(channels, depths, groups, decoder)
+        weights = parameters(channels, depths, groups, decoder, detects)
+        left = USABLE * memory - BYTES_PER_PARAMETER * weights
         fitting = left / bytes_per_image(channels, depths, resolution, policy, decoder, classes)
         most, why = max(1, min(LARGEST_BATCH, int(fitting))), f"by memory ({known})"
     most = 1 << (most.bit_length() - 1)

@@ -209,6 +209,7 @@ class Run:
                     EpochTimer(),
                     EpochSetter(self.train, settings.seed),
                     *([average] if average is not None else []),
+                    *self.module.measures(settings, self.images, average),
                     callbacks.LearningRateLogger(),
                     callbacks.TerminateOnDivergence(),
                     callbacks.History(self.folder / output.HISTORY, append=True),
@@ -283,10 +284,9 @@ def _shown(settings, best):
     if settings.variant in VARIANTS:
         for key in ("channels", "depths", "groups"):
             del rows[key]
-    if settings.of_task() is tasks.CLASSIFICATION:
-        del rows["decoder channels"], rows["reduce zero label"]
-    else:
-        del rows["class weights"], rows["sampling"]
+    for name in tasks.PARTIAL:
+        if name not in settings.of_task().options:
+            del rows[name.replace("_", " ")]
     rows["best epoch"] = f"{best + 1}, whose weights are in {output.MODEL}"
     return rows
 

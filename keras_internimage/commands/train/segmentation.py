@@ -169,6 +169,11 @@ def batches(settings, row, images, threads):
     return train, validation
 
 
+def measures(settings, images, average):
+    """Callbacks that measure what `objective` does not; there are none."""
+    return []
+
+
 def write_labels(folder, settings, images):
     """Writes what a finished model needs beside it."""
     labels.Labels(images.class_names, settings.resolution, settings.variant).write(folder)

@@ -15,8 +15,8 @@ SEED = 0
 VALIDATION_SPLIT = 0.2
 # Of a network of no published size.
 RESOLUTION = 224
-# Channels of UperNet's decoder, as in the published models.
-DECODER_CHANNELS = 512
+# Whether masks are learnt; as `data.coco_images.MASKS`, which is not imported for the help.
+MASKS = ("annotated", "rectangles", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,9 @@ class Settings:
         sampling: "balanced" for epochs in which each class is as frequent as any other.
         early_stopping: epochs without improvement that end the training, 0 for none.
         task: key of `tasks.TASKS`.
-        decoder_channels: of UperNet, for segmentation.
+        decoder_channels: of UperNet, or of Mask R-CNN's pyramid.
         reduce_zero_label: whether 0 in masks is ignored, and 1 is the first class.
+        masks: of detection, which masks are learnt, as of `scan_detection`.
     """
 
     data: str
@@ -72,8 +73,9 @@ class Settings:
     sampling: str = "none"
     early_stopping: int = 0
     task: str = tasks.CLASSIFICATION.name
-    decoder_channels: int = DECODER_CHANNELS
+    decoder_channels: int = tasks.SEGMENTATION.decoder
     reduce_zero_label: bool = False
+    masks: str = MASKS[0]
 
     def of_task(self):
         """The `Task`."""
@@ -104,7 +106,7 @@ class Settings:
 
 
 def recipe_names(task=None):
-    """Recipes of a task, or of both: of classification, and of UperNet."""
+    """Recipes of a task, or of all: of classification, of UperNet, and of Mask R-CNN."""
     from keras_internimage import training
 
     names = {
@@ -114,6 +116,9 @@ def recipe_names(task=None):
             if row.layer_decay_scheme == "classification"
         ],
         tasks.SEGMENTATION: [name for name in training.RECIPES if "upernet" in name],
+        tasks.DETECTION: [
+            name for name in training.RECIPES if "-detection" in name or "mask-rcnn" in name
+        ],
     }
     return sum(names.values(), []) if task is None else names[task]
 
@@ -137,10 +142,14 @@ def default_recipe(task, weights):
     return task.recipe, "for few epochs on pretrained weights"
 
 
-def default_weights(task, variant):
-    """The weights that a training starts from, and why."""
+def default_weights(task, variant, recipe=None):
+    """The weights that a training starts from, by a recipe or the default one, and why."""
     if variant == CUSTOM:
         return "none", "there are none for this network"
+    if task is tasks.DETECTION:
+        if recipe not in (None, task.recipe):
+            return "imagenet", "of the backbone, as in the official recipes"
+        return "coco", "all but the last layers, unless the classes are as many"
     if task is tasks.SEGMENTATION and VARIANTS[variant].resolution != RESOLUTION:
         return "imagenet22k", "of the backbone, as in the official recipes"
     return "imagenet", "pretrained is far better"
@@ -148,7 +157,7 @@ def default_weights(task, variant):
 
 def default_resolution(task, variant):
     """The side of the images, and why."""
-    if task is tasks.SEGMENTATION and variant != CUSTOM:
+    if task is tasks.DETECTION or (task is tasks.SEGMENTATION and variant != CUSTOM):
         return recipe_of(task.recipe, variant).resolution, "as in the official recipes"
     if variant == CUSTOM:
         return RESOLUTION, "the default"
@@ -184,7 +193,7 @@ def _given(options, names):
     return " ".join(words)
 
 
-def choose(options, backend, images, device, classes=0, reduce_zero_label=False):
+def choose(options, backend, images, device, classes=0, reduce_zero_label=False, masks=MASKS[0]):
     """The settings of a new training, and a reason for each that was not given.
 
     Args:
@@ -194,6 +203,7 @@ def choose(options, backend, images, device, classes=0, reduce_zero_label=False)
         device: `device.Device`.
         classes: how many there are.
         reduce_zero_label: whether 0 is ignored in masks, as far as the folder tells.
+        masks: which masks of objects are learnt, as far as the folder tells.
 
     Returns:
         `(Settings, reasons)`: a dict by the names of the settings.
@@ -211,9 +221,9 @@ def choose(options, backend, images, device, classes=0, reduce_zero_label=False)
     variant, channels, depths, groups = of_network(options)
     if variant != CUSTOM and not options.variant:
         why["variant"] = "the smallest"
-    weights = take("weights", *default_weights(task, variant))
+    weights = take("weights", *default_weights(task, variant, options.recipe))
     resolution = take("resolution", *default_resolution(task, variant))
-    decoder = take("decoder_channels", DECODER_CHANNELS, "as in the published models")
+    decoder = take("decoder_channels", task.decoder, "as in the published models")
     if pathlib.Path(weights).exists():
         weights = str(pathlib.Path(weights).resolve())
     recipe = take("recipe", *default_recipe(task, weights))
@@ -229,7 +239,9 @@ def choose(options, backend, images, device, classes=0, reduce_zero_label=False)
             groups,
             resolution,
             precision,
-            *((decoder, classes) if task is tasks.SEGMENTATION else ()),
+            decoder,
+            classes,
+            detects=task is tasks.DETECTION,
         ),
     )
     accumulation = take("accumulation", 1, "a step for each batch")
@@ -265,6 +277,7 @@ def choose(options, backend, images, device, classes=0, reduce_zero_label=False)
         task=take("task", task.name, "by the folders in it"),
         decoder_channels=decoder,
         reduce_zero_label=take("reduce_zero_label", reduce_zero_label, "by the folder's layout"),
+        masks=take("masks", masks, "by the annotations"),
     ), why  # fmt: skip
 
 

@@ -39,8 +39,11 @@ def table(settings, why, images, device):
         ("frozen stages", str(settings.freeze), "freeze"),
         ("seed", str(settings.seed), "seed"),
     ]
-    if task is tasks.SEGMENTATION:
-        rows.append(("decoder", f"{settings.decoder_channels} channels", "decoder_channels"))
+    if "decoder_channels" in task.options:
+        name = "pyramid" if task is tasks.DETECTION else "decoder"
+        rows.append((name, f"{settings.decoder_channels} channels", "decoder_channels"))
+    if task is tasks.DETECTION:
+        rows.append(("masks", _MASKS[settings.masks], "masks"))
     if settings.reduce_zero_label:
         rows.append(("masks", "0 is ignored, 1 is the first class", "reduce_zero_label"))
     if settings.ema:
@@ -59,10 +62,21 @@ def table(settings, why, images, device):
     ]
 
 
+_MASKS = {
+    "annotated": "those of the annotations",
+    "rectangles": "the box's rectangle where there is none",
+    "none": "none: boxes are learnt alone",
+}
+
+
 def by_class(images, task):
     """The row on the classes that there are to train on."""
     if task is tasks.CLASSIFICATION:
         return "images by class", counts_by_class(images), ""
+    if task is tasks.DETECTION:
+        counts = collections.Counter(x.label for image in images.train for x in image.objects)
+        numbers = [counts[label] for label in range(len(images.class_names))]
+        return "objects by class", _most_first(images.class_names, numbers, numbers), ""
     total = max(1, sum(images.train_pixels))
     shares = [f"{pixels / total:.1%}" for pixels in images.train_pixels]
     return "pixels by class", _most_first(images.class_names, images.train_pixels, shares), ""

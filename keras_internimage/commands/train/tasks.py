@@ -1,4 +1,4 @@
-"""What a training is for: classes of images, or of pixels. Plain data, known without Keras."""
+"""What a training is for: classes of images or pixels, or objects. Plain data, without Keras."""
 
 import dataclasses
 import importlib
@@ -20,6 +20,8 @@ class Task:
         network: how a variant is called.
         crops: what `resolution` is.
         try_it: the command that runs a finished model.
+        decoder: channels of what follows the backbone, as in the published models; 0 for none.
+        options: names of the options that only some tasks have, of those that this one has.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Task:
     network: str
     crops: str
     try_it: str
+    decoder: int = 0
+    options: tuple[str, ...] = ()
 
     def module(self):
         """The module of the task, which imports Keras."""
@@ -49,6 +53,7 @@ CLASSIFICATION = Task(
     network="InternImage",
     crops="pixels",
     try_it="internimage-predict",
+    options=("class_weights", "sampling"),
 )
 SEGMENTATION = Task(
     name="segmentation",
@@ -61,8 +66,26 @@ SEGMENTATION = Task(
     network="UperNet on InternImage",
     crops="pixels: crops, and the shorter side in validation",
     try_it="internimage-segment",
+    decoder=512,
+    options=("decoder_channels", "reduce_zero_label"),
 )
-TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION)}
+DETECTION = Task(
+    name="detection",
+    metric="val_box_ap",
+    measure="box AP on the validation images",
+    recipe="finetune-detection",
+    scratch="scratch-detection",
+    variants=("T", "S", "B"),
+    weights="coco, imagenet",
+    network="Mask R-CNN on InternImage",
+    crops="pixels: the shorter side, unless the longer one would exceed 5/3 of it",
+    try_it="internimage-detect",
+    decoder=256,
+    options=("decoder_channels", "masks"),
+)
+TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, DETECTION)}
+# Options that are not for every task.
+PARTIAL = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.options))
 
 
 def of(options):
@@ -71,10 +94,13 @@ def of(options):
     Raises:
         ValueError: the folder does not tell.
     """
-    from keras_internimage.data import mask_layout
+    from keras_internimage.data import coco_layout, mask_layout
 
     if options.task is not None:
         return TASKS[options.task]
+    # First: `images/` and `annotations/` are also folders of images and masks.
+    if coco_layout.holds_coco(options.data):
+        return DETECTION
     if mask_layout.holds_masks(options.data):
         return SEGMENTATION
     others = mask_layout.without_masks(options.data)
