@@ -119,6 +119,20 @@ def cascade_mask_rcnn(sizes=TINY, on=None, kind=None, seed=4, **arguments):
     return model
 
 
+def detecting(seed=5, **arguments):
+    """A `mask_rcnn` that has the same numbers on every backend, and detects something in noise."""
+    model = mask_rcnn(**arguments)
+    generator = np.random.default_rng(seed)
+    heads = {model.rpn.objectness: 1, model.box_head.scores: 0.3, model.mask_head.predictions: 1}
+    scales = {id(part.kernel): scale for part, scale in heads.items()}
+    for variable in model.weights:
+        if len(variable.shape) > 1:
+            numbers = generator.normal(size=variable.shape)
+            usual = np.sqrt(2 / np.prod(variable.shape[:-1]))
+            variable.assign(scales.get(id(variable), usual) * numbers)
+    return model
+
+
 def with_offsets(model, scale=0.1):
     """The model with offsets and weights of points as after training: they start at zero.
 

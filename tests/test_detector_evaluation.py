@@ -24,8 +24,7 @@ RESIZING = Resizing(64, 96)
 
 @pytest.fixture(scope="module")
 def model():
-    keras.utils.set_random_seed(1)
-    return small_models.mask_rcnn()
+    return small_models.detecting()
 
 
 @pytest.fixture
