@@ -12,7 +12,13 @@ import keras
 import numpy as np
 
 from keras_internimage import files
-from keras_internimage.exports import formats, model_transforms, subprocess_writer
+from keras_internimage.exports import (
+    detections,
+    detectors,
+    formats,
+    model_transforms,
+    subprocess_writer,
+)
 from keras_internimage.exports import verify as verification
 
 LITERT_MEGABYTES = 2**31 / 1e6  # the file's addresses have 31 bits
@@ -111,18 +117,25 @@ def export(
     """
     path = pathlib.Path(path)
     target = find_target(path, format, precision, native, calibration is not None, verify)
+    detects = detectors.is_detector(model)
+    if detects:
+        detectors.check(target, precision, include_argmax)
+        model = detectors.wrap(model)
     _check(model, input_shape, batch_size)
     if include_argmax:
         _check_logits(model)
     say = print if verbose else lambda *_: None
     if not model_transforms.is_float32(model):
         say(f"The model computes by {model_transforms.policies(model)}: written in float32")
-        model = model_transforms.with_dtype(model, "float32")
-    if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
+        change = detectors.in_float32 if detects else model_transforms.with_dtype
+        model = change(model, "float32")
+    if detects:
+        model = model.with_images(input_shape, include_preprocessing)
+    elif input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
         model = model_transforms.with_input_shape(model, input_shape)
     if include_argmax:
         model = model_transforms.at_input_size(model)
-    if include_preprocessing:
+    if include_preprocessing and not detects:
         model = model_transforms.with_preprocessing(model)
     _check_sizes(model, target, precision, batch_size, calibration, labels)
     options = Options(
@@ -148,7 +161,8 @@ def export(
         say(f"  {size_of(temporary) / 1e6:.1f} MB after {time.perf_counter() - start:.0f} s")
         if verify:
             say("Running it ...")
-            verification.check(model, written, temporary, target, options, say)
+            check = detections.check if detects else verification.check
+            check(model, written, temporary, target, options, say)
         _replace(temporary, path)
     return path
 
@@ -274,6 +288,8 @@ def _check_sizes(model, target, precision, batch_size, calibration, labels):
                 f"many as `batch_size`. Received: shape={found.shape}, dtype={found.dtype}"
             )
     scores = [output.shape[-1] for output in keras.tree.flatten(model.outputs)]
+    if isinstance(model, detectors.ImageDetector):
+        scores = [model.detector.classes]
     if labels is not None and len(labels) not in scores:
         raise ValueError(
             f"`labels` must be as many as the model's scores, {scores[0]}. "

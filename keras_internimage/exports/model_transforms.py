@@ -24,12 +24,16 @@ def with_input_shape(model: keras.Model, input_shape: tuple) -> keras.Model:
 
 def with_preprocessing(model: keras.Model) -> keras.Model:
     """The model with ImageNet's normalisation before it, for uint8 images."""
+    images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
+    return keras.Model(images, model(normalised(images)), name=model.name)
+
+
+def normalised(images):
+    """uint8 images by ImageNet's normalisation, in float32."""
     mean, deviation = (np.asarray(v, "float64") for v in (preprocessing.MEAN, preprocessing.STD))
     scale, offset = (1 / (255 * deviation)).astype("float32"), (-mean / deviation).astype("float32")
-    images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
     # Not Keras' `Rescaling`, which asks for TensorFlow where a command hides that.
-    x = keras.ops.add(keras.ops.multiply(keras.ops.cast(images, "float32"), scale), offset)
-    return keras.Model(images, model(x), name=model.name)
+    return keras.ops.add(keras.ops.multiply(keras.ops.cast(images, "float32"), scale), offset)
 
 
 def at_input_size(model: keras.Model) -> keras.Model:

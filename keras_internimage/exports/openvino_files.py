@@ -12,7 +12,7 @@ def write(model, path, options):
 
     with tempfile.TemporaryDirectory() as folder:
         onnx = pathlib.Path(folder) / "model.onnx"
-        torch_files.write_onnx(model, onnx, options, deform_conv=False)
+        torch_files.write_onnx(model, onnx, options, deform_conv=False, openvino=True)
         converted = openvino.convert_model(str(onnx))
         if options.labels is not None:
             converted.set_rt_info("\n".join(options.labels), ["model_info", "labels"])

@@ -44,6 +44,7 @@ def main(folder, path):
 
     # Registers what a model of this package consists of; `import keras_internimage` does not do so
     # where one of its modules is the program.
+    import keras_internimage.exports.detectors
     import keras_internimage.layers
     import keras_internimage.models  # noqa: F401
     from keras_internimage.exports import formats

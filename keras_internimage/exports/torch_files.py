@@ -29,11 +29,13 @@ def _write_program(model, path, options):
         formats.copy_libraries(path, "torch")
 
 
-def write_onnx(model, path, options, deform_conv):
-    """Writes ONNX, with DCNv3 as a `DeformConv` or by gathers."""
+def write_onnx(model, path, options, deform_conv, openvino=False):
+    """Writes ONNX, with DCNv3 as a `DeformConv` or by gathers; `openvino` says who reads it."""
     import onnx
     import torch
     from onnxscript import opset20 as op
+
+    from keras_internimage.exports import onnx_detection
 
     # Defines the operation also where the model has no DCNv3.
     from keras_internimage.ops import deform_conv as definition
@@ -55,8 +57,8 @@ def write_onnx(model, path, options, deform_conv):
             offset_group=groups,
         )
 
-    table = {}
-    with tracing.operators("deform_conv" if deform_conv else "portable"):
+    table = onnx_detection.translations(openvino)
+    with tracing.operators("deform_conv" if deform_conv else "onnx"):
         program = torch_program.trace(model, options)
     if deform_conv:
         table[definition.operation()] = translation

@@ -22,7 +22,8 @@ def trace(model, options):
             return tuple(formats.outputs(self.model, images, options.argmax))
 
     # An example; PyTorch would take an unknown size of 1 for a known one.
-    sizes = [64 if size is None else size for size in model.input_shape[1:]]
+    examples = zip(model.input_shape[1:], getattr(model, "EXAMPLE", (64, 64, 3)), strict=True)
+    sizes = [example if size is None else size for size, example in examples]
     images = torch.zeros(
         (options.batch_size or 2, *sizes),
         dtype=getattr(torch, keras.backend.standardize_dtype(model.inputs[0].dtype)),
@@ -32,13 +33,43 @@ def trace(model, options):
     for axis, size in enumerate(model.input_shape[1:3], start=1):
         if size is None:
             unknown[axis] = torch.export.Dim.AUTO
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), _unknown_sizes():
         program = torch.export.export(
             Module().eval(), (images,), dynamic_shapes=(unknown,), strict=False
         )
     _take_parameters_for_constants(program)
     _remove_what_does_nothing(program)
     return program
+
+
+def _unknown_sizes():
+    """Within it, two functions that Keras calls keep sizes unknown, which PyTorch's would fix."""
+    import torch
+
+    def gather(inputs, indices, dim):
+        pairs = list(zip(inputs.shape, indices.shape, strict=True))
+        shared = [k != dim % inputs.ndim for k in range(inputs.ndim)]
+
+        def expanded(x, own):
+            return x.expand(
+                [
+                    pair[1 - own] if other and isinstance(pair[own], int) and pair[own] == 1 else -1
+                    for pair, other in zip(pairs, shared, strict=True)
+                ]
+            )
+
+        return torch.gather(expanded(inputs, 0), dim, expanded(indices, 1))
+
+    class UnknownSizes(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            if function is torch.take_along_dim:
+                return gather(*args, **kwargs)
+            if function is torch.as_tensor and isinstance(args[0], torch.SymInt):
+                return torch.scalar_tensor(*args, **kwargs)
+            return function(*args, **kwargs)
+
+    return UnknownSizes()
 
 
 def _take_parameters_for_constants(program):
@@ -71,7 +102,10 @@ def _take_parameters_for_constants(program):
 
 
 def _remove_what_does_nothing(program):
-    """Removes conversions to the type a tensor has already, and the assertions before them."""
+    """Removes conversions to the type a tensor has already, and the assertions before them.
+
+    Also a squeeze along an axis that is not 1, as Keras' `take` has it: ONNX knows none.
+    """
     import torch
 
     aten, graph = torch.ops.aten, program.graph_module.graph
@@ -84,6 +118,11 @@ def _remove_what_does_nothing(program):
             output = any(user.op == "output" for user in node.users)
             if (old.dtype, old.device) == (new.dtype, new.device) and not output:
                 node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+        elif node.target is aten.squeeze.dim:
+            old = node.args[0]
+            if old.meta["val"].ndim == node.meta["val"].ndim:
+                node.replace_all_uses_with(old)
                 graph.erase_node(node)
     graph.lint()
     program.graph_module.recompile()

@@ -29,12 +29,12 @@ def check(model, written, path, target, options, say):
     tolerance = target.tolerances[options.precision]
     worst, agree, total = 0.0, 0, 0
     for images in batches(model, options):
-        expected = _expected(model, images)
+        expected = arrays(model, images)
         found = run(images)
         # A PyTorch program has no names for its outputs, but their order.
         found = [found[n] for n in names] if set(names) <= set(found) else list(found.values())
         if written is not model:
-            for want, got in zip(expected, _expected(written, images), strict=True):
+            for want, got in zip(expected, arrays(written, images), strict=True):
                 tolerance = max(tolerance, 2 * difference(want, got, options.precision))
         for want, got in zip(expected, found, strict=True):
             compare = _compare_labels if options.argmax else _compare
@@ -137,7 +137,8 @@ def _photographs(height, width, dtype):
     return pixels if dtype == "uint8" else preprocessing.preprocess_input(pixels).astype(dtype)
 
 
-def _expected(model, images):
+def arrays(model, images):
+    """The outputs of a model, or of a function, as a list of arrays."""
     if keras.backend.backend() == "torch":
         import torch
 

@@ -8,7 +8,7 @@ import math
 import keras
 from keras import ops
 
-from keras_internimage.ops import dispatch
+from keras_internimage.ops import dispatch, tracing
 
 # Deltas of sizes are clipped to this: a box is at most 62.5 times as large as its anchor.
 MAX_RATIO = abs(math.log(16 / 1000))
@@ -147,6 +147,14 @@ def nms(boxes, scores, classes, threshold: float, count: int, implementation: st
         `(indices, valid)`, both `(N, count)`: which boxes, the best first, and whether there is
         one. Of equal scores the first comes first. No gradient flows through them.
     """
+    if tracing.for_onnx():
+        from keras_internimage.ops import onnx_operators
+
+        return onnx_operators.nms(boxes, scores, classes, threshold, count)
+    if tracing.for_program():
+        from keras_internimage.ops import program_torch
+
+        return program_torch.nms(boxes, scores, classes, threshold, count)
     boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)
     kernels = dispatch.detection_kernels("nms", boxes, implementation)
     if kernels is not None and _of_kernels(boxes, scores):

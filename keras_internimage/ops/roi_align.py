@@ -1,11 +1,12 @@
 """RoIAlign on a pyramid of feature maps: aligned, with the adaptive grid."""
 
+import functools
 from collections.abc import Sequence
 
 import keras
 from keras import ops
 
-from keras_internimage.ops import dispatch
+from keras_internimage.ops import dispatch, tracing
 
 # RoIs that are pooled at once: the pixels below them are gathered, which takes memory.
 CHUNK = 32
@@ -80,6 +81,10 @@ def roi_align(
     boxes = ops.cast(ops.stop_gradient(boxes), wide)
     if levels is None:
         levels = ops.zeros_like(boxes[..., 0], dtype="int32")
+    if tracing.for_onnx():
+        from keras_internimage.ops import onnx_operators
+
+        return onnx_operators.roi_align(maps, boxes, strides, levels, output_size)
     kernels = dispatch.detection_kernels("roi_align", maps[0], implementation)
     if kernels is not None and len(maps) <= _MOST_MAPS:
         maps = [ops.cast(x, dtype) for x in maps]
@@ -128,9 +133,17 @@ def _portable(maps, boxes, levels, strides, output_size, max_pixels, wide):
     if numbers.shape[0] == 1:
         pooled = pool((numbers[0], places[0]))
     else:
-        pooled = ops.map(pool, (numbers, places))
+        pooled = _map(pool, (numbers, places))
     pooled = ops.reshape(pooled, (count, rois + missing, output_size, output_size, channels))
     return pooled[:, :rois]
+
+
+def _map(function, arrays):
+    if tracing.for_program():
+        from keras_internimage.ops import program_torch
+
+        return program_torch.chunks(function, arrays)
+    return ops.map(function, arrays)
 
 
 def covered_pixels(height, width, area: float):
@@ -155,6 +168,10 @@ def largest(values):
     """The largest of some ints or scalar tensors."""
     if all(isinstance(n, int) for n in values):
         return max(values)
+    if tracing.for_program():
+        import torch
+
+        return functools.reduce(torch.sym_max, values)
     return ops.max(ops.stack([ops.cast(n, "int32") for n in values]))
 
 
@@ -162,6 +179,10 @@ def smallest(values):
     """The smallest of some ints or scalar tensors."""
     if all(isinstance(n, int) for n in values):
         return min(values)
+    if tracing.for_program():
+        import torch
+
+        return functools.reduce(torch.sym_min, values)
     return ops.min(ops.stack([ops.cast(n, "int32") for n in values]))
 
 

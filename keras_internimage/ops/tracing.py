@@ -52,7 +52,9 @@ def operators(kind: str) -> Iterator[None]:
     - `"portable"`: standard operations of the backend.
     - `"litert"`, `"program"`: the same, but with operations that LiteRT computes fastest, or that
       PyTorch has and not all its exporters know.
-    - `"deform_conv"`: one `deform_conv.NAME` in what PyTorch exports.
+    - `"deform_conv"`: one `deform_conv.NAME` in what PyTorch exports, and for boxes what
+      `onnx_operators` has.
+    - `"onnx"`: the latter alone.
     - `"native"`: the native operation; exporters are not looked for.
     """
     token = _context.set(kind)
@@ -67,12 +69,19 @@ def required_implementation() -> str | None:
     chosen = _chosen()
     if chosen is None:
         return "portable" if _exporting() else None
-    return {"native": None, "litert": "portable", "program": "portable"}.get(chosen, chosen)
+    if chosen == "native":
+        return None
+    return chosen if chosen == "deform_conv" else "portable"
 
 
 def for_program() -> bool:
     """Whether what is traced becomes a program that PyTorch runs."""
     return _chosen() == "program"
+
+
+def for_onnx() -> bool:
+    """Whether what is traced becomes ONNX, written by `keras_internimage.export`."""
+    return _chosen() in ("deform_conv", "onnx")
 
 
 def for_litert() -> bool:

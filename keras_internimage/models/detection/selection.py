@@ -48,9 +48,11 @@ def select_proposals(logits, deltas, anchors, sizes, before: int, count: int, th
 def _best(scores, count):
     """The `count` best scores, or all of fewer, and their indices; the number is static."""
     number = scores.shape[1]
-    if number is not None and number <= count:
+    # While PyTorch traces for unknown sizes, it is a symbol.
+    known = isinstance(number, int)
+    if known and number <= count:
         count = number
-    if number is None:  # there may be fewer: more that are worse than any
+    if not known:  # there may be fewer: more that are worse than any
         missing = ops.full_like(scores[:, :1], -math.inf)
         scores = ops.concatenate([scores, ops.repeat(missing, count, axis=1)], axis=1)
         last = ops.shape(scores)[1] - count - 1
