@@ -59,10 +59,14 @@ def mask_rcnn(sizes=TINY, on=None, **arguments):
         **arguments,
     }
     model = MaskRCNN(on, **options)
-    if options.get("weights") is None:
-        generator = np.random.default_rng(0)
-        for part in (model.rpn.objectness, model.box_head.scores, model.mask_head.predictions):
-            part.kernel.assign(generator.normal(size=part.kernel.shape))
+    return with_large_predictions(model) if options.get("weights") is None else model
+
+
+def with_large_predictions(model):
+    """The MaskRCNN with larger weights where it predicts."""
+    generator = np.random.default_rng(0)
+    for part in (model.rpn.objectness, model.box_head.scores, model.mask_head.predictions):
+        part.kernel.assign(generator.normal(size=part.kernel.shape))
     return model
 
 

@@ -39,6 +39,7 @@ def trace(model, options):
         )
     _take_parameters_for_constants(program)
     _remove_what_does_nothing(program)
+    _write_constants_of_loops(program)
     return program
 
 
@@ -126,6 +127,30 @@ def _remove_what_does_nothing(program):
                 graph.erase_node(node)
     graph.lint()
     program.graph_module.recompile()
+
+
+def _write_constants_of_loops(program):
+    """Makes the numbers in the bodies of loops operations: PyTorch saves no constants there."""
+    import torch
+
+    for module in program.graph_module.modules():
+        if module is program.graph_module or not isinstance(module, torch.fx.GraphModule):
+            continue
+        for node in list(module.graph.nodes):
+            value = getattr(module, node.target, None) if node.op == "get_attr" else None
+            if not isinstance(value, torch.Tensor):
+                continue
+            with module.graph.inserting_before(node):
+                number = module.graph.call_function(
+                    torch.ops.aten.full.default,
+                    (list(value.shape), value.flatten()[0].item()),
+                    {"dtype": value.dtype, "device": value.device},
+                )
+            number.meta["val"] = node.meta.get("val", value)
+            node.replace_all_uses_with(number)
+            module.graph.erase_node(node)
+            delattr(module, node.target)
+        module.recompile()
 
 
 @contextlib.contextmanager
