@@ -72,12 +72,13 @@ def _export(arguments):
     place = predictor.locate(arguments.model)
     task = getattr(place, "task", None)  # of a published checkpoint
     if arguments.argmax and task not in (None, "segmentation"):
+        does = "detects" if task == "detection" else "classifies"
         raise ValueError(
-            f"--argmax needs a segmentation model. Received: {arguments.model}, which classifies"
+            f"--argmax needs a segmentation model. Received: {arguments.model}, which {does}"
         )
     import numpy as np
 
-    from keras_internimage.exports import exporting
+    from keras_internimage.exports import detectors, exporting
 
     target = exporting.find_target(
         pathlib.Path(arguments.out),
@@ -87,6 +88,8 @@ def _export(arguments):
         arguments.calibration is not None,
         not arguments.no_verify,
     )
+    if task == "detection":
+        detectors.check(arguments.precision, arguments.argmax)
     if target.backend != "tensorflow":  # SavedModels are run by TensorFlow, whoever writes them
         backends.hide_tensorflow()
     from keras_internimage.segmenter import loading
@@ -110,6 +113,8 @@ def _export(arguments):
     if arguments.no_labels:
         options["labels"] = None
     model = None if task else predictor.load_model(place)
+    if task == "detection" or detectors.is_detector(model):
+        return _export_detector(arguments.out, place, model, labels, options)
     if model is not None and not segments and loading.is_segmentation(model):
         segments, labels = True, loading.read_labels(arguments.labels)
     beside = loading.known_classes if segments else predictor.labels_beside
@@ -122,6 +127,24 @@ def _export(arguments):
     if labels is not None:
         options["labels"] = labels.names if segments else labels.classes
     exporting.export(model, arguments.out, **options)
+    return 0
+
+
+def _export_detector(out, place, model, labels, options):
+    """As `_export`, of a detector; `model` is None for a published one."""
+    from keras_internimage import models, predictor
+    from keras_internimage.exports import exporting
+
+    published = model is None
+    if published:
+        kind = "MaskRCNN" if place.name.startswith("mask_rcnn") else "CascadeMaskRCNN"
+        model = getattr(models, f"{kind}{place.variant}")(weights=place.name)
+    elif labels is None:
+        labels = predictor.labels_beside(place)
+    if labels is not None:
+        options.setdefault("labels", labels.classes)
+    options.setdefault("include_preprocessing", published or labels is not None)
+    exporting.export(model, out, **options)
     return 0
 
 

@@ -35,8 +35,8 @@ class ImageDetector(keras.Model):
         normalises: whether the images are uint8, RGB, and normalised here.
     """
 
-    # A size for tracers, which take what holds for it for what always does: it is padded, and no map
-    # of it has equal sides or one of 1.
+    # A size for tracers, which take what holds for it for what always does: it is padded, and no
+    # map of it has equal sides or one of 1.
     EXAMPLE = (150, 216, 3)
 
     def __init__(self, detector, image_shape=(None, None, 3), normalises=False, **kwargs):
@@ -96,7 +96,17 @@ def wrap(detector):
     return ImageDetector(detector, detector.features.input_shape[1:])
 
 
-def check(target, precision, include_argmax):
+def check_sizes(model, target, batch_size):
+    """Raises ValueError for a PyTorch program of unknown sizes."""
+    if target.name == "torch" and (batch_size is None or None in model.image_shape):
+        raise ValueError(
+            "`input_shape` must give height and width, and `batch_size` must be given, for a "
+            "PyTorch program of a detector: its loops have fixed shapes. "
+            f"Received: batch_size={batch_size}, model.input_shape={model.input_shape}"
+        )
+
+
+def check(precision, include_argmax):
     """Raises ValueError for what a detector's file cannot be."""
     if precision != "float32":
         raise ValueError(

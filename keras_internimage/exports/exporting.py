@@ -73,6 +73,10 @@ def export(
     and OpenVINO it is one `DeformConv`, elsewhere gathers and matmuls. A model of one backend goes
     to any format; where another backend has to write it, that runs in a process of its own.
 
+    Of a detector, such as `MaskRCNN`, the file takes images alone, as large as the model is to see
+    them, and gives its outputs by their names, boxes in pixels of these images. Only float32 is
+    written, and sizes must be given for a PyTorch program as well. Detections are compared as sets.
+
     Args:
         model: a Keras model with one input, images `(N, H, W, 3)`, and any outputs. Layers that
             are not Keras' or this package's need `keras.saving.register_keras_serializable`
@@ -119,7 +123,7 @@ def export(
     target = find_target(path, format, precision, native, calibration is not None, verify)
     detects = detectors.is_detector(model)
     if detects:
-        detectors.check(target, precision, include_argmax)
+        detectors.check(precision, include_argmax)
         model = detectors.wrap(model)
     _check(model, input_shape, batch_size)
     if include_argmax:
@@ -289,6 +293,7 @@ def _check_sizes(model, target, precision, batch_size, calibration, labels):
             )
     scores = [output.shape[-1] for output in keras.tree.flatten(model.outputs)]
     if isinstance(model, detectors.ImageDetector):
+        detectors.check_sizes(model, target, batch_size)
         scores = [model.detector.classes]
     if labels is not None and len(labels) not in scores:
         raise ValueError(

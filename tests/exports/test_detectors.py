@@ -1,0 +1,226 @@
+"""Detectors as files: the same detections in each runtime, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+import small_models
+from keras import ops
+
+from keras_internimage import MaskRCNN, export
+from keras_internimage.exports import detections, detectors, formats
+from keras_internimage.ops.boxes import nms
+from keras_internimage.ops.roi_align import roi_align
+
+BACKEND = keras.config.backend()
+by_torch = pytest.mark.skipif(BACKEND != "torch", reason="written by PyTorch")
+FORMATS = {
+    "torch": ["model.onnx", "model.xml", "model.pt2"],
+    "tensorflow": ["model", "model.tflite"],
+    "jax": [],
+}
+SIZE = (64, 96, 3)
+
+
+def plain():
+    """A detector over four convolutions: exporters take long for more."""
+    images = x = keras.Input((None, None, 3))
+    maps = {}
+    for level, stride in (("P2", 4), ("P3", 2), ("P4", 2), ("P5", 2)):
+        layer = keras.layers.Conv2D(8, stride, strides=stride, data_format="channels_last")
+        maps[level] = x = layer(x)
+    backbone = keras.Model(images, x)
+    backbone.pyramid_outputs = maps
+    return small_models.mask_rcnn(on=backbone)
+
+
+def photographs(count=1, size=SIZE):
+    return np.random.default_rng(5).integers(0, 256, (count, *size), "uint8")
+
+
+def check_same(model, path, pixels):
+    """The file finds in uint8 images what the model does in normalised ones."""
+    image_model = detectors.wrap(model).with_images(normalises=True)
+    names = formats.output_names(image_model)
+    found = formats.runner(path)(pixels)
+    if path.suffix == ".pt2":
+        found = dict(zip(names, found.values(), strict=True))
+    expected = dict(zip(names, detections.compiled(image_model)(pixels), strict=True))
+    compared = detections.Comparison(model.score_threshold)
+    for k in range(len(pixels)):
+        compared.add(*({n: x[k] for n, x in side.items()} for side in (expected, found)))
+    assert compared.total >= 8 * len(pixels) and compared.others == 0
+    assert compared.boxes < 1e-5 and compared.scores < 1e-4 and compared.masks < 1e-3
+
+
+@pytest.mark.parametrize("name", FORMATS[BACKEND])
+def test_the_same_detections(tmp_path, capsys, name):
+    model = plain()
+    labels = [f"class {i}" for i in range(5)]
+    options = {"batch_size": 1, "include_preprocessing": True, "labels": labels}
+    export(model, tmp_path / name, input_shape=SIZE, **options)
+    assert "detections are the same; largest difference of boxes" in capsys.readouterr().out
+    check_same(model, tmp_path / name, photographs())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model", "model.onnx"])
+def test_any_size_of_image_and_batch(tmp_path, name):
+    """With DCNv3 in it, from every backend."""
+    model = small_models.mask_rcnn()
+    export(model, tmp_path / name, include_preprocessing=True)
+    for count, size in ((1, (75, 49, 3)), (3, (150, 96, 3))):
+        check_same(model, tmp_path / name, photographs(count, size))
+
+
+@by_torch
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_regions_and_suppression_at_their_edges(tmp_path, name):
+    """Outside of the image, without extent, many samples; overlaps at the threshold, equal scores.
+
+    The model gives what they give, so that the file is verified on it.
+    """
+    regions = [[3, 2, 30.5, 21], [5, 5, 5, 5], [0, 0, 0, 9], [-40, -9, 20, 50], [70, 80, 99, 90]]
+    overlapping = [[0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 1.1, 1], [5, 5, 5, 9], [0, 0, 2, 1]]
+
+    class Regions(keras.layers.Layer):
+        def call(self, x):
+            ones = ops.ones_like(x[:, :1, 0, :1])
+            boxes = ones[..., None] * ops.convert_to_tensor(regions, "float32")
+            others = ones[..., None] * ops.convert_to_tensor(overlapping, "float32")
+            maps = [x, x[:, ::2, ::2]]
+            scores = ones[..., 0] * ops.convert_to_tensor([[5.0, 4.0, -3.0, 4.0, 5.0]])
+            for_all = ops.cast(ops.zeros_like(scores), "int32")
+            levels = for_all + ops.convert_to_tensor([[0, 1, 0, 1, 0]], "int32")
+            index, valid = nms(others, scores, levels, 0.5, 7)
+            return {
+                "pooled": roi_align(maps, boxes, (1, 2), levels, 3),
+                "kept": ops.where(valid, index, -1),
+            }
+
+    images = keras.Input((40, 56, 3))
+    model = keras.Model(images, Regions()(images))
+    assert "kept" in model.output
+    x = np.random.default_rng(1).normal(size=(2, 40, 56, 3)).astype("float32")
+    expected = {key: ops.convert_to_numpy(y) for key, y in model(x).items()}
+    # 1 overlaps by exactly a half with 0, of another class; 4 is as 0, and comes after it.
+    assert expected["kept"][0].tolist() == [0, 1, 3, 2, -1, -1, -1]
+    export(model, tmp_path / name)
+    found = formats.runner(tmp_path / name)(x)
+    np.testing.assert_array_equal(found["kept"], expected["kept"])
+    np.testing.assert_allclose(found["pooled"], expected["pooled"], rtol=0, atol=1e-5)
+
+
+@by_torch
+def test_operators_of_onnx(tmp_path):
+    import onnx
+
+    labels = [f"class {i}" for i in range(5)]
+    options = {"batch_size": 1, "labels": labels, "verify": False}
+    export(plain(), tmp_path / "model.onnx", input_shape=SIZE, **options)
+    proto = onnx.load(tmp_path / "model.onnx")
+    nodes = {}
+    for node in proto.graph.node:
+        assert node.domain in ("", "ai.onnx")
+        nodes.setdefault(node.op_type, []).append(node)
+    assert len(nodes["NonMaxSuppression"]) == 2
+    assert len(nodes["RoiAlign"]) == 8  # four maps for each head
+    for node in nodes["RoiAlign"]:
+        found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert found["coordinate_transformation_mode"] == b"half_pixel"
+        assert found["sampling_ratio"] == 0
+    assert "Loop" not in nodes
+    outputs = [output.name for output in proto.graph.output]
+    assert outputs == ["boxes", "labels", "masks", "num_detections", "scores"]
+    assert proto.metadata_props[0].value.split("\n") == labels
+
+
+@pytest.mark.any_backend
+class TestComparison:
+    def detected(self, **changes):
+        found = {
+            "boxes": np.array([[0, 0, 50, 50], [10, 10, 90, 60], [0, 0, 0, 0]], "float32"),
+            "labels": np.array([1, 2, -1]),
+            "scores": np.array([0.9, 0.6, -1], "float32"),
+            "masks": np.full((3, 28, 28), 0.5, "float32"),
+            "num_detections": np.array(2),
+        }
+        return {**found, **changes}
+
+    def compare(self, found):
+        compared = detections.Comparison(0.05)
+        compared.add(self.detected(), found)
+        return compared
+
+    def test_order_does_not_count(self):
+        rows = {
+            name: x if name == "num_detections" else x[[1, 0, 2]]
+            for name, x in self.detected().items()
+        }
+        compared = self.compare(rows)
+        assert (compared.total, compared.others, compared.boxes) == (4, 0, 0)
+
+    def test_differences(self):
+        found = self.detected()
+        found["boxes"] = found["boxes"] + np.float32(0.09)
+        found["scores"] = found["scores"] + np.float32(0.01)
+        compared = self.compare(found)
+        assert compared.others == 0
+        assert compared.boxes == pytest.approx(1e-3, rel=1e-3)
+        assert compared.scores == pytest.approx(0.01, rel=1e-3)
+
+    def test_another_label_and_another_place(self):
+        assert self.compare(self.detected(labels=np.array([1, 3, -1]))).others == 2
+        boxes = self.detected()["boxes"] + np.float32([[0], [5], [0]])
+        assert self.compare(self.detected(boxes=boxes)).others == 2
+        assert self.compare(self.detected(num_detections=np.array(1))).others == 1
+
+    def test_what_is_at_the_threshold_may_be_missing(self):
+        compared = detections.Comparison(0.6)
+        compared.add(self.detected(), self.detected(num_detections=np.array(1)))
+        assert (compared.total, compared.others) == (3, 0)
+
+
+@by_torch
+def test_other_detections_are_not_kept(tmp_path, monkeypatch):
+    """A file whose suppression is another one."""
+    from keras_internimage.exports import onnx_detection
+
+    right = onnx_detection.nms
+    monkeypatch.setattr(
+        onnx_detection, "nms", lambda b, s, c, threshold, count: right(b, s, c, 0.01, count)
+    )
+    with pytest.raises(RuntimeError, match="must be the model's.*nothing was written"):
+        export(plain(), tmp_path / "model.onnx", input_shape=SIZE, batch_size=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.any_backend
+def test_refusals(tmp_path):
+    model = plain()
+    for options, message in (
+        ({"include_argmax": True}, "`include_argmax` must be False for a detector"),
+        ({"labels": ["a", "b"]}, "`labels` must be as many as the model's scores, 5"),
+        ({"input_shape": (64, 64)}, "`input_shape` must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export(model, tmp_path / "model.onnx", **options)
+    with pytest.raises(ValueError, match="`precision` must be 'float32' for a detector"):
+        export(model, tmp_path / "model.xml", precision="float16")
+    with pytest.raises(ValueError, match="`batch_size` must be given, for a PyTorch program"):
+        export(model, tmp_path / "model.pt2", input_shape=SIZE)
+    with pytest.raises(ValueError, match="`input_shape` must give height and width for LiteRT"):
+        export(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.any_backend
+def test_in_float32():
+    backbone = small_models.backbone(
+        small_models.TINY, image_shape=(None, None, 3), dtype="mixed_bfloat16"
+    )
+    model = MaskRCNN(backbone, classes=5, channels=8, units=16, dtype="mixed_float16")
+    full = detectors.in_float32(detectors.wrap(model)).detector
+    policies = {layer.dtype_policy.name for layer in full._flatten_layers()}
+    assert policies == {"float32"}
+    for a, b in zip(full.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
