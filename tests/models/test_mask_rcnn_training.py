@@ -1,8 +1,8 @@
 """`fit` of Mask R-CNN: losses that fall, images without objects, what is refused."""
 
+import drawn_objects as objects
 import keras
 import numpy as np
-import drawn_objects as objects
 import pytest
 import small_models
 from keras import ops
