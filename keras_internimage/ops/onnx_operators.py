@@ -20,7 +20,7 @@ def roi_align(maps, boxes, strides, levels, output_size):
         [x.permute(0, 3, 1, 2) for x in maps],
         boxes,
         torch.zeros_like(boxes[..., 0], dtype=torch.int32) if levels is None else levels,
-        [float(stride) for stride in strides],
+        [int(stride) for stride in strides],
         output_size,
     ).permute(0, 1, 3, 4, 2)
 
@@ -43,7 +43,7 @@ def _roi_align(
     maps: list[torch.Tensor],
     boxes: torch.Tensor,
     levels: torch.Tensor,
-    strides: list[float],
+    strides: list[int],
     output_size: int,
 ) -> torch.Tensor:
     """RoIAlign of channels-first maps: `(N, R, C, output_size, output_size)`."""

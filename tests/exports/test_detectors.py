@@ -85,25 +85,27 @@ def test_regions_and_suppression_at_their_edges(tmp_path, name):
     class Regions(keras.layers.Layer):
         def call(self, x):
             ones = ops.ones_like(x[:, :1, 0, :1])
-            boxes = ones[..., None] * ops.convert_to_tensor(regions, "float32")
-            others = ones[..., None] * ops.convert_to_tensor(overlapping, "float32")
+            boxes = ones * ops.convert_to_tensor(regions, "float32")
+            others = ones * ops.convert_to_tensor(overlapping, "float32")
             maps = [x, x[:, ::2, ::2]]
             scores = ones[..., 0] * ops.convert_to_tensor([[5.0, 4.0, -3.0, 4.0, 5.0]])
             for_all = ops.cast(ops.zeros_like(scores), "int32")
             levels = for_all + ops.convert_to_tensor([[0, 1, 0, 1, 0]], "int32")
-            index, valid = nms(others, scores, levels, 0.5, 7)
+            classes = for_all + ops.convert_to_tensor([[0, 0, 0, 1, 0]], "int32")
+            index, valid = nms(others, scores, classes, 0.5, 7)
             return {
                 "pooled": roi_align(maps, boxes, (1, 2), levels, 3),
                 "kept": ops.where(valid, index, -1),
             }
 
     images = keras.Input((40, 56, 3))
-    model = keras.Model(images, Regions()(images))
+    maps = keras.layers.Conv2D(8, 3, padding="same", data_format="channels_last")(images)
+    model = keras.Model(images, Regions()(maps))
     assert "kept" in model.output
     x = np.random.default_rng(1).normal(size=(2, 40, 56, 3)).astype("float32")
     expected = {key: ops.convert_to_numpy(y) for key, y in model(x).items()}
-    # 1 overlaps by exactly a half with 0, of another class; 4 is as 0, and comes after it.
-    assert expected["kept"][0].tolist() == [0, 1, 3, 2, -1, -1, -1]
+    # 1 overlaps with 0 by exactly a half, 2 by more; 4 is as 0 and comes after it.
+    assert expected["kept"][0].tolist() == [0, 1, 3, -1, -1, -1, -1]
     export(model, tmp_path / name)
     found = formats.runner(tmp_path / name)(x)
     np.testing.assert_array_equal(found["kept"], expected["kept"])
