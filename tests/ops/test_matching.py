@@ -76,6 +76,9 @@ def test_in_turn_is_the_same():
     corner = rng.integers(0, 9, (60, 2)) * 4.0
     boxes = np.concatenate([corner, corner + rng.integers(1, 6, (60, 2)) * 8], 1).astype("f")
     objects = np.stack([boxes[:5] + 1, boxes[20:25]])
+    # Two objects of the same box: the first has boxes that overlap both, the last their best one.
+    objects[0, 4] = objects[0, 3]
+    boxes[40:44] = objects[0, 3] + np.arange(1, 5)[:, None] * [0, 0, 1, 0]
     valid = np.array([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0]], bool)
     inside = np.ones((2, 60), bool)
     inside[0, 20:30] = False
