@@ -50,7 +50,9 @@ class CascadeMaskRCNN(TwoStageDetector):
     anew, from the objects and what the stage before has made of its own samples; a region is an
     object's if they overlap by 0.5, 0.6 and 0.7. The losses are named as those of `MaskRCNN`,
     those of a stage with its number, such as `class_loss_1`, and have the weights 1, 1/2 and 1/4
-    in them, so that the loss is their sum; that of boxes is `10 (1 - GIoU)`.
+    in them, so that the loss is their sum; that of boxes is `10 (1 - GIoU)`. Of anchors only those
+    within the image count, the loss of their deltas is quadratic below 1/9, and training looks at
+    twice the number of `proposals`.
 
     Args:
         backbone: a Keras Functional model with `pyramid_outputs`, or the key of a variant; see

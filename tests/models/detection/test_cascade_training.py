@@ -115,8 +115,8 @@ def test_fit(tmp_path):
         np.testing.assert_array_equal(a, b)
     model.save_weights(tmp_path / "x.weights.h5")
     again = on_convolutions()
-    again.compile()
     again.load_weights(tmp_path / "x.weights.h5")
+    again.compile()
     found = again.evaluate(x, y, batch_size=2, verbose=0, return_dict=True)
     assert found.keys() == losses.keys()
     for name, value in losses.items():
