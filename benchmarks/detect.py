@@ -6,7 +6,7 @@
 Sides: `official_detector.MaskRCNN` (PyTorch, with RoIAlign and suppression of torchvision, which
 must be installed with its compiled operators) and `MaskRCNNT` of this package on each backend; one
 set of random weights, one image of normal noise, float32, masks as 28 x 28 probabilities. The last
-layers are scaled so that there are 1000 proposals and 100 detections. All must find what the
+layers are scaled so that there are 1000 proposals and dozens of detections. All must find what the
 official side finds, but for 2 in 100, since near thresholds rounding decides; nothing is timed
 otherwise.
 
