@@ -19,7 +19,7 @@ _MOST_MAPS = 16
 def roi_align(
     maps,
     boxes,
-    strides: Sequence[int],
+    strides: Sequence[float],
     levels=None,
     output_size: int = 7,
     max_pixels=None,

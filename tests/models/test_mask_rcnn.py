@@ -12,7 +12,6 @@ from keras_internimage.layers.detection.regions import region_levels
 from keras_internimage.models.detection import MaskRCNN, paste_masks
 from keras_internimage.models.detection.inputs import pad
 from keras_internimage.models.detection.mask_rcnn import refined
-from keras_internimage.models.detection.two_stage import own_class
 
 PARAMETERS = {"T": 48_920_544, "S": 68_715_024, "B": 115_245_264}
 
@@ -32,7 +31,7 @@ class Stages(MaskRCNN):
         ones = ops.ones_like(sizes, dtype="float32")
         there = ops.ones_like(proposals[..., 0], dtype="bool")
         labels = inputs["labels"]
-        own = own_class(self.mask_head(self.mask_align(maps, inputs["boxes"])), labels)
+        own = self.mask_head(self.mask_align(maps, inputs["boxes"]), labels)
         keys = ("images", "image_sizes", "original_sizes")
         return {
             "backbone": [ops.mean(x, (1, 2)) for x in features],

@@ -17,7 +17,7 @@ from keras_internimage.models.detection.region_losses import (
     number_of_regions,
     region_labels,
 )
-from keras_internimage.models.detection.two_stage import TwoStageDetector, own_class
+from keras_internimage.models.detection.two_stage import TwoStageDetector
 from keras_internimage.ops import boxes as box_ops
 
 # The weight of each stage's losses, and what its deltas are multiplied by.
@@ -157,7 +157,7 @@ class CascadeMaskRCNN(TwoStageDetector):
     def mask_probabilities(self, maps, regions, labels):
         """Masks `(N, D, 28, 28)` of regions of these classes: the mean of the stages'."""
         pooled = self.mask_align(maps, regions)
-        masks = [ops.sigmoid(own_class(head(pooled), labels)) for head in self.mask_heads]
+        masks = [ops.sigmoid(ops.cast(head(pooled, labels), "float32")) for head in self.mask_heads]
         return sum(masks) / STAGES
 
     def mask_heads_by_name(self):

@@ -201,9 +201,3 @@ class TwoStageDetector(DetectorTraining):
             if layer.name in frozen:
                 layer.trainable = False
         return model
-
-
-def own_class(logits, labels):
-    """Of masks of all classes `(N, D, h, w, classes)` that of each region's own, float32."""
-    logits = ops.cast(logits, "float32")
-    return ops.take_along_axis(logits, labels[:, :, None, None, None], axis=-1)[..., 0]

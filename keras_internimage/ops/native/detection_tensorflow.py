@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-_loaded = {}
+_loaded: dict = {}
 
 
 def register(operations):
