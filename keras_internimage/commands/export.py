@@ -92,10 +92,10 @@ def _export(arguments):
         detectors.check(arguments.precision, arguments.argmax)
     if target.backend != "tensorflow":  # SavedModels are run by TensorFlow, whoever writes them
         backends.hide_tensorflow()
-    from keras_internimage.segmenter import loading
+    from keras_internimage.detector import loading as detector
+    from keras_internimage.segmenter import loading as segmenter
 
-    segments = arguments.argmax or task == "segmentation"
-    labels = (loading if segments else predictor).read_labels(arguments.labels)
+    kinds = {"classification": predictor, "segmentation": segmenter, "detection": detector}
     options = {
         "format": arguments.format,
         "precision": arguments.precision,
@@ -112,39 +112,24 @@ def _export(arguments):
         options["include_preprocessing"] = arguments.preprocessing
     if arguments.no_labels:
         options["labels"] = None
+    kind = kinds["segmentation" if arguments.argmax else task or "classification"]
+    labels = kind.read_labels(arguments.labels)
     model = None if task else predictor.load_model(place)
-    if task == "detection" or detectors.is_detector(model):
-        return _export_detector(arguments.out, place, model, labels, options)
-    if model is not None and not segments and loading.is_segmentation(model):
-        segments, labels = True, loading.read_labels(arguments.labels)
-    beside = loading.known_classes if segments else predictor.labels_beside
+    if model is not None and not arguments.argmax:
+        if segmenter.is_segmentation(model):
+            kind = segmenter
+        elif detector.is_detector(model):
+            kind = detector
+        labels = kind.read_labels(arguments.labels)
+    beside = getattr(kind, "known_classes", predictor.labels_beside)
     if task or beside(place) is not None:
-        kind, say = loading if segments else predictor, command_line.remark(PROGRAM)
-        made = kind.assemble(place, labels, None, say, model=model)
-        made.export(arguments.out, **options)
+        say = command_line.remark(PROGRAM)
+        kind.assemble(place, labels, None, say, model=model).export(arguments.out, **options)
         return 0
-    # It need be neither a classifier nor a segmentation model.
+    # It need not be a finished model of any of the tasks.
     if labels is not None:
-        options["labels"] = labels.names if segments else labels.classes
+        options["labels"] = getattr(labels, "names", None) or labels.classes
     exporting.export(model, arguments.out, **options)
-    return 0
-
-
-def _export_detector(out, place, model, labels, options):
-    """As `_export`, of a detector; `model` is None for a published one."""
-    from keras_internimage import models, predictor
-    from keras_internimage.exports import exporting
-
-    published = model is None
-    if published:
-        kind = "MaskRCNN" if place.name.startswith("mask_rcnn") else "CascadeMaskRCNN"
-        model = getattr(models, f"{kind}{place.variant}")(weights=place.name)
-    elif labels is None:
-        labels = predictor.labels_beside(place)
-    if labels is not None:
-        options.setdefault("labels", labels.classes)
-    options.setdefault("include_preprocessing", published or labels is not None)
-    exporting.export(model, out, **options)
     return 0
 
 

@@ -1,7 +1,9 @@
 """From images to the objects in them, as the official models are tested."""
 
+import os
+import pathlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,9 +14,6 @@ from keras_internimage.data.detection_classes import detection_classes
 from keras_internimage.data.resizing import Resizing, check_positive, resize_image
 from keras_internimage.detector.detections import Detections
 from keras_internimage.preprocessing import preprocess_input, read_image
-
-if TYPE_CHECKING:
-    pass
 
 # Shorter and longer side of the images that the published accuracies were measured on.
 RESIZING = Resizing(800, 1333)
@@ -50,7 +49,7 @@ class Detector:
 
     def __init__(
         self,
-        model: "keras.Model",
+        model: keras.Model,
         class_names: Sequence[str] | None = None,
         *,
         resizing: Resizing | None = None,
@@ -130,6 +129,27 @@ class Detector:
             for image, (made, failed) in batch:
                 yield (image, None, failed) if made is None else (image, next(found), None)
 
+    def export(self, path: str | os.PathLike, **options: Any) -> pathlib.Path:
+        """Writes the model as a file for another program, with normalisation and class names.
+
+        The file takes images at the size that the model is to see.
+
+        Args:
+            path: as for `keras_internimage.export`.
+            **options: of `keras_internimage.export`. Here `include_preprocessing` is True and
+                `labels` are the detector's unless given.
+
+        Returns:
+            `path`, as a `pathlib.Path`.
+
+        Raises:
+            ValueError, ImportError, RuntimeError: as `keras_internimage.export`.
+        """
+        from keras_internimage import exports
+
+        options = {"include_preprocessing": True, "labels": self.class_names, **options}
+        return exports.export(self.model, path, **options)
+
     def _read(self, image):
         """`((pixels as the model sees them, height, width), None)`, or `(None, error)`."""
         try:
@@ -166,7 +186,7 @@ _OUTPUTS = ("num_detections", "boxes", "labels", "scores", "masks")
 
 
 def model_detections(
-    model: "keras.Model", inputs: dict[str, Any], sizes: Sequence[Sequence[int]]
+    model: keras.Model, inputs: dict[str, Any], sizes: Sequence[Sequence[int]]
 ) -> list[Detections]:
     """What a model detects in the first images of its inputs.
 
@@ -209,7 +229,7 @@ def _of_image(model, height, width, number, boxes, labels, scores, masks):
     )
 
 
-def check_model(model: "keras.Model") -> int:
+def check_model(model: keras.Model) -> int:
     """The number of classes of a detector.
 
     Raises:

@@ -4,11 +4,13 @@ import json
 
 import keras
 import pytest
+import small_models
 from small_models import SMALL
 
 import keras_internimage
 from keras_internimage import predictor
 from keras_internimage.commands import export
+from keras_internimage.detector import loading as detector_loading
 from keras_internimage.exports import exporting
 
 pytestmark = pytest.mark.any_backend
@@ -28,11 +30,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def exported(monkeypatch):
-    """The options that the command exports with."""
+    """What the command exports, and with which options."""
     calls = []
 
     def record(model, path, **options):
-        calls.append((tuple(model.input_shape), options))
+        calls.append((model, options))
 
     monkeypatch.setattr(exporting, "export", record)
     monkeypatch.setattr(keras_internimage.exports, "export", record)
@@ -108,3 +110,21 @@ def test_refuses_before_a_model_is_loaded(
     assert errors.startswith("internimage-export: error: ") and message in errors
     assert printed == "" and not exported
     assert (tmp_path / "photos" / "a.jpg").read_text() == "mine"
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="the same everywhere")
+def test_a_detector(tmp_path, exported, monkeypatch):
+    """Names of classes go into the file; those of a published detector are COCO's."""
+    model = small_models.mask_rcnn(classes=2)
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "labels.json").write_text(json.dumps({"classes": LABELS, "resolution": 64}))
+    for more, expected in (([], tuple(LABELS)), (["--no-labels"], None)):
+        assert export.main([str(tmp_path / "model.keras"), str(tmp_path / "x.onnx"), *more]) == 0
+        found, options = exported.pop()
+        assert type(found).__name__ == "MaskRCNN"
+        assert (options["labels"], options["include_preprocessing"]) == (expected, True)
+    coco = small_models.mask_rcnn(classes=80)
+    monkeypatch.setattr(detector_loading, "_build", lambda place: coco)
+    assert export.main(["mask_rcnn_internimage_t_fpn_1x_coco", str(tmp_path / "x.onnx")]) == 0
+    found, options = exported.pop()
+    assert found is coco and options["labels"][:2] == ("person", "bicycle")

@@ -1,5 +1,6 @@
 """Mask R-CNN as a task of KerasHub: predicts raw images, saved, loaded, with presets."""
 
+import drawn_objects
 import keras
 import numpy as np
 import pytest
@@ -58,6 +59,22 @@ def test_task(tmp_path):
         MaskRCNNObjectDetector(task.backbone, 0)
     with pytest.raises(ValueError, match="`bounding_box_format` must be one of"):
         MaskRCNNObjectDetector(task.backbone, 5, bounding_box_format="yx")
+
+
+def test_fit(tmp_path):
+    """It learns, and a trained task can be saved and loaded."""
+    pixels, boxes, labels, masks = (
+        np.stack(part) for part in zip(*map(drawn_objects.image, range(2)), strict=True)
+    )
+    targets = {"boxes": boxes, "labels": labels, "masks": masks}
+    keras.utils.set_random_seed(0)
+    task = make_task()
+    task.compile(keras.optimizers.AdamW(1e-3))
+    losses = task.fit(pixels.astype("float32"), targets, epochs=6, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    task.save(tmp_path / "x.keras")
+    again = keras.saving.load_model(tmp_path / "x.keras")
+    same(again.predict(images(), verbose=0), task.predict(images(), verbose=0))
 
 
 def test_presets(tmp_path):

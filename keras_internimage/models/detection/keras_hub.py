@@ -182,7 +182,7 @@ class MaskRCNNObjectDetector(keras_hub.models.ObjectDetector):
     def get_config(self):
         # `from_preset(dtype=...)` gives the backbone its type, and the other layers follow.
         config = self.detector.get_config()
-        for key in ("backbone", "classes", "name", "trainable", "dtype"):
+        for key in ("backbone", "classes", "frozen", "name", "trainable", "dtype"):
             del config[key]
         policy = self.detector.dtype_policy
         return {
