@@ -1,9 +1,11 @@
 """RoIAlign and suppression in TensorFlow: custom operations, and their gradients' registration."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-_loaded: dict = {}
+_loaded: dict[str, Any] = {}
 
 
 def register(operations):
