@@ -15,11 +15,13 @@ from keras_internimage.detector import (
     evaluate_batches,
     evaluate_files,
 )
-from keras_internimage.detector.evaluation import log_values
+from keras_internimage.detector.evaluation import collect, log_values
+from keras_internimage.report.object_gallery import WorstObjects
 
 pytest.importorskip("pycocotools")
 SIZES = ((64, 96), (96, 64))
 RESIZING = Resizing(64, 96)
+NAMES = list("abcde")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,16 @@ def test_what_is_right_and_what_is_not(model, folder):
     assert not failed and [row[1].name for row in seen] == ["0.png", "1.png"]
     assert scores.box.numbers["AP"] == pytest.approx(1) == scores.mask.numbers["AP"]
     assert log_values(scores)["val_mask_ap50"] == pytest.approx(1)
+    worst = WorstObjects(NAMES)
+    metrics.reset()
+    evaluate_files(
+        detector,
+        metrics,
+        lambda image: folder / image.file_name,
+        seen=collect(worst, metrics.dataset),
+    )
+    # What is less probable than 0.5 is missed here.
+    assert worst.images == 2 and worst.missed + worst.right == len(metrics.dataset.annotations)
     metrics.reset()
     (folder / "0.png").write_text("text")
     Image.new("RGB", (64, 90)).save(folder / "1.png")
@@ -115,6 +127,31 @@ def test_batches_as_fit_takes_them(model, folder):
     assert evaluate_batches(model, wrong)[1].box.numbers["AP"] < 0.2
     with pytest.raises(ValueError, match="must be a dict of boxes and labels. Received: ndarray"):
         evaluate_batches(model, [(made[0][0], np.zeros(3))])
+
+
+def test_after_each_epoch(model, folder):
+    """At a learning rate of 0 the model still finds what it found; of files and of batches."""
+    made = batches(folder)
+    x, y = made[0]
+    of_files = CocoEvaluation(read_coco(folder / "a.json"), folder, resizing=RESIZING, every=2)
+    assert of_files.scores is None
+    model.compile(keras.optimizers.SGD(0.0))
+    seen = []
+    last = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
+    history = model.fit(
+        x,
+        y,
+        batch_size=1,
+        epochs=2,
+        verbose=0,
+        callbacks=[CocoEvaluation(made[:1]), of_files, last],
+    ).history
+    names = ("val_box_ap", "val_box_ap50", "val_mask_ap", "val_mask_ap50")
+    for name in names:
+        np.testing.assert_allclose(history[name], [1, 1], atol=1e-6)
+        assert seen[0][name] == pytest.approx(1)  # callbacks behind it see the numbers
+    assert of_files.scores.box.numbers["AP"] == pytest.approx(1)
+    assert len(of_files.scores.class_names) == 5 and np.isfinite(history["loss"]).all()
 
 
 @pytest.mark.any_backend
