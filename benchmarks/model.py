@@ -1,13 +1,14 @@
-"""InternImage-T next to its official PyTorch formulation and to ConvNeXt-Tiny, on CPU.
+"""InternImage-T and FlashInternImage-T next to official PyTorch code and ConvNeXt-Tiny, on CPU.
 
     python benchmarks/model.py [--backends torch tensorflow jax] [--threads N] [--batch 1 8]
-        [--parts inference training memory] [--no-convnext]
+        [--parts inference training memory] [--sides official internimage flash convnext]
 
-Sides: `official.Classifier` (PyTorch), InternImage-T of this package on each backend, and
-`keras.applications.ConvNeXtTiny` on each backend; random weights, images of 224 pixels, float32.
-First, ours get the same weights as the official formulation and must give the same logits, up to
-2e-5 of the largest; nothing is timed otherwise. Figures are medians over the rounds of other
-sides' time over one's own: 2 is twice as fast.
+Sides: `official.Classifier` (InternImage-T in PyTorch), InternImage-T and FlashInternImage-T of
+this package on each backend, and `keras.applications.ConvNeXtTiny` on each backend; random weights,
+images of 224 pixels, float32. First, ours get the same weights as the official formulation and
+must give the same logits, up to 2e-5 of the largest; FlashInternImage-T, those of the first
+backend. Nothing is timed otherwise. Figures are medians over the rounds of other sides' time over
+one's own: 2 is twice as fast. The note of FlashInternImage-T is its time over InternImage-T's.
 
 What is timed is what a user runs; images are tensors of the backend already.
 
@@ -40,6 +41,9 @@ import numpy as np
 from interleaved import started
 
 PARTS = ("inference", "training", "memory")
+SIDES = ("official", "internimage", "flash", "convnext")
+OURS = {"internimage": "InternImageT", "flash": "FlashInternImageT"}
+LABELS = {"internimage": "InternImage-T", "flash": "FlashInternImage-T", "convnext": "ConvNeXt-T"}
 SIZE = 224
 CLASSES = 1000
 TURN = 0.5  # seconds
@@ -55,7 +59,7 @@ def images(batch):
 
 
 class Side(interleaved.Contender):
-    """`model` is "official", "internimage" or "convnext"."""
+    """`model` is "official", "internimage", "flash" or "convnext"."""
 
     note = ""
 
@@ -65,14 +69,14 @@ class Side(interleaved.Contender):
         self.backend, self.kind = side["backend"], side["model"]
         if self.kind == "official":
             import official  # noqa: F401
-        elif self.kind == "internimage":
+        elif self.kind in OURS:
             sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
             import keras_internimage  # noqa: F401
         self.model = None
         self.imported = interleaved.resident()
 
     def new_weights(self, folder):
-        """Writes InternImage-T's weights for all sides, as a Keras file and the official one."""
+        """Writes our weights for all sides, those of InternImage-T in the official layout, too."""
         from keras_internimage.weights_convert.export import export
 
         self._build()
@@ -82,8 +86,9 @@ class Side(interleaved.Contender):
             if "offset_mask" in variable.path:
                 spread = 0.02 if variable.path.endswith("kernel") else 0.5
                 variable.assign(rng.normal(scale=spread, size=variable.shape))
-        self.model.save_weights(f"{folder}/ours.weights.h5")
-        export(f"{folder}/ours.weights.h5", f"{folder}/official.pth")
+        self.model.save_weights(f"{folder}/{self.kind}.weights.h5")
+        if self.kind == "internimage":
+            export(f"{folder}/{self.kind}.weights.h5", f"{folder}/official.pth")
 
     def build(self, folder):
         if self.kind == "official":
@@ -92,8 +97,8 @@ class Side(interleaved.Contender):
             self.model = official.load(f"{folder}/official.pth")
             return
         self._build()
-        if self.kind == "internimage":
-            self.model.load_weights(f"{folder}/ours.weights.h5")
+        if self.kind in OURS:
+            self.model.load_weights(f"{folder}/{self.kind}.weights.h5")
 
     def _build(self):
         import keras
@@ -102,10 +107,11 @@ class Side(interleaved.Contender):
             import official
 
             self.model = official.Classifier()
-        elif self.kind == "internimage":
-            from keras_internimage import InternImageT
+        elif self.kind in OURS:
+            import keras_internimage
 
-            self.model = InternImageT(weights=None, classifier_activation=None)
+            function = getattr(keras_internimage, OURS[self.kind])
+            self.model = function(weights=None, classifier_activation=None)
         else:
             self.model = keras.applications.ConvNeXtTiny(
                 weights=None, classifier_activation=None, include_preprocessing=False
@@ -237,22 +243,30 @@ class Side(interleaved.Contender):
 
 
 def check_logits(workers, folder):
-    """Gives all sides their weights; raises if ours do not compute what the official side does."""
-    ours = [w for label, w in workers.items() if label != "official" and "ConvNeXt" not in label]
-    ours[0].ask("new_weights", folder=folder)
+    """Gives all sides their weights; raises if ours do not compute what they should."""
+    families = {
+        kind: [worker for label, worker in workers.items() if label.startswith(LABELS[kind])]
+        for kind in OURS
+    }
+    for ours in families.values():
+        if ours:
+            ours[0].ask("new_weights", folder=folder)
     for worker in workers.values():
         worker.ask("build", folder=folder)
-    expected = np.array(workers["official"].ask("logits"))
-    errors = []
-    for worker in ours:
-        error = np.abs(np.array(worker.ask("logits")) - expected).max() / np.abs(expected).max()
-        errors.append(error)
-    if not max(errors) <= LOGITS_TOLERANCE:
-        raise RuntimeError(
-            f"Logits must differ from the official ones by no more than {LOGITS_TOLERANCE}. "
-            f"Received: {errors}"
-        )
-    print(f"Logits differ from the official formulation's by {max(errors):.1e} of the largest.")
+    for kind, ours in families.items():
+        official = workers.get("official") if kind == "internimage" else None
+        sides = [official, *ours] if official else ours
+        if len(sides) < 2:
+            continue
+        expected, *others = (np.array(worker.ask("logits")) for worker in sides)
+        errors = [np.abs(found - expected).max() / np.abs(expected).max() for found in others]
+        other = "the official formulation's" if official else "the first backend's"
+        if not max(errors) <= LOGITS_TOLERANCE:
+            raise RuntimeError(
+                f"Logits of {LABELS[kind]} must differ from {other} by no more than "
+                f"{LOGITS_TOLERANCE}. Received: {errors}"
+            )
+        print(f"Logits of {LABELS[kind]} differ from {other} by {max(errors):.1e} of the largest.")
 
 
 def time_part(part, workers, batch, rounds):
@@ -264,8 +278,10 @@ def time_part(part, workers, batch, rounds):
         for label, worker in workers.items():
             notes[label], losses[label] = worker.ask("prepare_training", batch=batch)
         for label in workers:
+            if "official" not in losses or not label.startswith("InternImage-T"):
+                continue
             difference = np.abs(np.subtract(losses[label], losses["official"])).max()
-            if label.startswith("InternImage-T") and not difference <= LOSS_TOLERANCE:
+            if not difference <= LOSS_TOLERANCE:
                 raise RuntimeError(f"The losses of two steps must agree. Received: {losses}")
     durations = interleaved.measure(workers, rounds, TURN)
     for worker in workers.values():
@@ -295,12 +311,15 @@ def print_times(part, workers, batch, options):
         *("side", "ms", "times faster than official", "times faster than ConvNeXt-T", "note"),
     )
     for label, seconds in durations.items():
-        peer = durations.get(_peer(label))
+        base = durations.get(_other(label, "internimage")) if "Flash" in label else None
+        if base is not None:
+            ratio = 1 / interleaved.speed_up(base, seconds)
+            notes[label] = f"{ratio:.2f} of InternImage-T's time"
         interleaved.print_row(
             label,
             f"{interleaved.milliseconds(seconds):.1f}",
-            f"{interleaved.speed_up(durations['official'], seconds):.2f}",
-            "" if peer is None else f"{interleaved.speed_up(peer, seconds):.2f}",
+            _faster(durations.get("official"), seconds),
+            _faster(durations.get(_other(label, "convnext")), seconds),
             notes[label],
         )
 
@@ -316,19 +335,23 @@ def print_memory(sides, batch, options):
         with started(__file__, {label: side}, options.threads, options.verbose) as fresh:
             found[label] = fresh[label].ask("memory", batch=batch)
     for label, (steady, highest) in found.items():
-        peer = found.get(_peer(label))
+        others = (found.get("official"), found.get(_other(label, "convnext")))
         interleaved.print_row(
             label,
             f"{steady:.0f}",
-            f"{found['official'][0] / steady:.2f}",
-            "" if peer is None else f"{peer[0] / steady:.2f}",
+            *("" if other is None else f"{other[0] / steady:.2f}" for other in others),
             f"{highest:.0f}",
         )
 
 
-def _peer(label):
-    """ConvNeXt on the backend of ours."""
-    return label.replace("InternImage-T", "ConvNeXt-T") if "InternImage" in label else None
+def _faster(other, seconds):
+    return "" if other is None else f"{interleaved.speed_up(other, seconds):.2f}"
+
+
+def _other(label, kind):
+    """The label of another model on the backend of one of ours; None for one that is not ours."""
+    name, _, backend = label.partition(", ")
+    return f"{LABELS[kind]}, {backend}" if name in (LABELS[own] for own in OURS) else None
 
 
 def main():
@@ -339,10 +362,10 @@ def main():
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="for inference")
     parser.add_argument("--training-batch", type=int, default=8)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--no-convnext", action="store_true")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     options = parser.parse_args()
 
-    groups = {backend: _sides(backend, not options.no_convnext) for backend in options.backends}
+    groups = {backend: _sides(backend, options.sides) for backend in options.backends}
     sides = {label: side for group in groups.values() for label, side in group.items()}
     interleaved.print_circumstances()
     if set(options.parts) != {"memory"}:
@@ -352,14 +375,12 @@ def main():
         print_memory(sides, options.training_batch, options)
 
 
-def _sides(backend, convnext):
+def _sides(backend, kinds):
     """The processes of a comparison on one backend, by their labels."""
-    sides = {
-        "official": {"backend": "torch", "model": "official"},
-        f"InternImage-T, {backend}": {"backend": backend, "model": "internimage"},
-    }
-    if convnext:
-        sides[f"ConvNeXt-T, {backend}"] = {"backend": backend, "model": "convnext"}
+    sides = {"official": {"backend": "torch", "model": "official"}} if "official" in kinds else {}
+    for kind, name in LABELS.items():
+        if kind in kinds:
+            sides[f"{name}, {backend}"] = {"backend": backend, "model": kind}
     return sides
 
 

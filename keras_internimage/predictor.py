@@ -295,9 +295,10 @@ def load_model(path: pathlib.Path) -> "keras.Model":
 def build_published(row: "Published", resolution: int | None = None) -> "keras.Model":
     """The model of a published checkpoint, downloaded if it is not in the cache."""
     from keras_internimage import models
+    from keras_internimage.variants import function_name
 
     side = resolution or row.resolution
-    build = getattr(models, f"InternImage{row.variant}")
+    build = getattr(models, function_name(row.variant))
     return build(weights=row.name, classes=row.classes, input_shape=(side, side, 3))
 
 

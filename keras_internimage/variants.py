@@ -1,9 +1,11 @@
-"""The published sizes of InternImage as data, and the paper's rules for making new ones.
+"""The published sizes of InternImage and FlashInternImage as data, and the rules for new ones.
 
 A variant is decided by four numbers (C1, C', L1, L3), from which `stack` makes widths,
 groups and depths; `scale` goes from one variant to a larger one. Source: Wang et al.,
 "InternImage", CVPR 2023, section 3.2 and table 1; InternImage-G and everything the paper
 leaves out (norms, layer scale, offset scale, resolutions): the official checkpoints.
+FlashInternImage has DCNv4 in place of DCNv3: Xiong et al., "Efficient Deformable ConvNets",
+CVPR 2024, and its official configuration files.
 """
 
 import dataclasses
@@ -113,18 +115,22 @@ def scale(
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One size of InternImage: the paper's four numbers and what else tells it apart.
+    """One size of a family: the paper's four numbers and what else tells it apart.
 
     Attributes:
         c1, group_channels, depth1, depth3, depth4: arguments of `stack`.
         resolution: side in pixels of the images the published classifier was trained on.
         layer_scale: initial value of the residual branches' factors, None without.
-        offset_scale: factor of DCNv3's grid and offsets.
+        offset_scale: factor of the operator's grid and offsets.
         post_norm, res_post_norm: where a block's layer norms stand (see `InternImageBlock`).
-        dw_kernel_size: side of the depthwise convolution before DCNv3's offsets.
-        center_feature_scale: blend DCNv3's output with its input.
+        dw_kernel_size: side of the depthwise convolution before the offsets, None (of DCNv4
+            alone) without.
+        center_feature_scale: blend the operator's output with its input.
         post_norm_period: a layer norm follows every so many blocks of the third stage, 0 none.
         use_clip_projector: attention pooling in place of average pooling.
+        core_op: the operator, "DCNv3" or "DCNv4".
+        dcn_output_bias, mlp_fc2_bias: whether the last layer of each of a block's two branches
+            has a bias, as with DCNv3 it always has.
     """
 
     c1: int
@@ -137,10 +143,13 @@ class Variant:
     offset_scale: float = 1.0
     post_norm: bool = False
     res_post_norm: bool = False
-    dw_kernel_size: int = 3
+    dw_kernel_size: int | None = 3
     center_feature_scale: bool = False
     post_norm_period: int = 0
     use_clip_projector: bool = False
+    core_op: str = "DCNv3"
+    dcn_output_bias: bool = True
+    mlp_fc2_bias: bool = True
 
     def config(self) -> dict[str, Any]:
         """Arguments for `InternImage`, by the names of the official constructor."""
@@ -161,6 +170,9 @@ class Variant:
             ),
             "center_feature_scale": self.center_feature_scale,
             "use_clip_projector": self.use_clip_projector,
+            "core_op": self.core_op,
+            "dcn_output_bias": self.dcn_output_bias,
+            "mlp_fc2_bias": self.mlp_fc2_bias,
         }
 
 
@@ -172,6 +184,9 @@ _GIANT: dict[str, Any] = {
     "post_norm_period": 6,
     "use_clip_projector": True,
 }
+_FLASH: dict[str, Any] = {"core_op": "DCNv4", "dcn_output_bias": False, "mlp_fc2_bias": False}
+# What keys of FlashInternImage's rows begin with.
+FLASH = "Flash"
 
 VARIANTS = {
     #           C1, C', L1, L3, resolution
@@ -182,4 +197,29 @@ VARIANTS = {
     "XL": Variant(192, 16, 5, 24, 384, **_LARGE),
     "H": Variant(320, 32, 6, 32, 640, res_post_norm=True, **_GIANT),
     "G": Variant(512, 32, 2, 48, 512, depth4=4, post_norm=True, **_GIANT),
+    "FlashT": Variant(64, 16, 4, 18, 224, dw_kernel_size=None, **_FLASH),
+    "FlashS": Variant(80, 16, 4, 21, 224, **_SCALED, **_FLASH),
+    "FlashB": Variant(112, 16, 4, 21, 224, offset_scale=0.5, **_SCALED, **_FLASH),
+    "FlashL": Variant(160, 16, 5, 22, 384, **_LARGE, core_op="DCNv4"),
 }
+
+
+def title(variant: str) -> str:
+    """What a variant is called: "InternImage-T" for "T", "FlashInternImage-T" for "FlashT"."""
+    size = variant.removeprefix(FLASH)
+    return f"{variant.removesuffix(size)}InternImage-{size}"
+
+
+def function_name(variant: str) -> str:
+    """The name of a variant's model function: "InternImageT", "FlashInternImageT"."""
+    return title(variant).replace("-", "")
+
+
+def model_name(variant: str) -> str:
+    """The name of a variant's models: "internimage_t", "flash_internimage_t"."""
+    return title(variant).replace("FlashI", "flash_i").replace("-", "_").lower()
+
+
+def base(variant: str) -> str:
+    """The InternImage of the same size: "T" for "T" and for "FlashT"."""
+    return variant.removeprefix(FLASH)

@@ -4,7 +4,7 @@ The reference data in `data/models` was produced by running the official PyTorch
 InternImage (OpenGVLab/InternImage, commit 31c962d) on weights that come from
 `official_weight`, so that a whole checkpoint (up to InternImage-G, 3 B parameters)
 is described by its table of parameter names and shapes, and only inputs' seeds and
-expected outputs need storing.
+expected outputs need storing. FlashInternImage's (OpenGVLab/DCNv4, commit 4b848f7) likewise.
 """
 
 import gzip
@@ -51,7 +51,9 @@ def official_weight(name, shape, seed=0):
     if len(shape) == 1:
         return 1 + 0.1 * u if name.endswith("weight") else 0.1 * u
     fan_in = int(np.prod(shape[1:]))
-    gain = 0.5 if ".offset." in name else 1.0
+    # Nothing bounds DCNv4's masks: with a gain of 1 a whole FlashInternImage-T is chaotic, and
+    # float32 is off by 0.08 in its logits.
+    gain = 0.5 if ".offset." in name else 0.25 if ".offset_mask." in name else 1.0
     return gain * np.sqrt(3.0 / fan_in, dtype=np.float32) * u
 
 
@@ -62,7 +64,10 @@ def image(height, width, batch=1, seed=0):
 
 def model_config(name):
     """The official constructor's arguments of the reference model `name`, a dict."""
-    return json.loads((MODELS / f"{name}.json").read_text())
+    stored = json.loads((MODELS / f"{name}.json").read_text())
+    # What the constructor of FlashInternImage has as its defaults.
+    flash = {"core_op": "DCNv4", "dcn_output_bias": False, "mlp_fc2_bias": False}
+    return {**flash, **stored} if "flash" in name else stored
 
 
 def model_shapes(name):
@@ -73,5 +78,12 @@ def model_shapes(name):
 
 
 def model_weights(name, seed=1):
-    """The official checkpoint of the reference model `name`: arrays by tensor name."""
-    return {key: official_weight(key, shape, seed) for key, shape in model_shapes(name).items()}
+    """The official checkpoint of the reference model `name`: arrays by tensor name.
+
+    As in trained files, rows of DCNv4's offsets and masks that nothing reads are zero.
+    """
+    made = {key: official_weight(key, shape, seed) for key, shape in model_shapes(name).items()}
+    for key, value in made.items():
+        if ".offset_mask." in key:
+            value[len(value) // 27 * 27 :] = 0
+    return made

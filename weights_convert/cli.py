@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def _inspect(arguments):
     from keras_internimage.checkpoints import infer, keras_files, published
     from keras_internimage.checkpoints.read import open_checkpoint
+    from keras_internimage.variants import title
 
     path = arguments.file
     rows = []
@@ -98,7 +99,7 @@ def _inspect(arguments):
                 )
     guess = infer.infer_config(shapes)
     config = ", ".join(f"{key}={value}" for key, value in guess.config.items())
-    model = f"InternImage-{guess.variant}" if guess.variant else "no published size"
+    model = title(guess.variant) if guess.variant else "no published size"
     if guess.head:
         head = ", ".join(f"{key}={value}" for key, value in guess.head.items())
         model = f"{infer.HEADS[guess.family]} on {model} ({head})"

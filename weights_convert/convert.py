@@ -12,7 +12,7 @@ from keras_internimage.checkpoints.errors import CheckpointError
 from keras_internimage.checkpoints.read import open_checkpoint
 from keras_internimage.files import atomic_write
 from keras_internimage.layers.composite import skip_initialization
-from keras_internimage.variants import VARIANTS
+from keras_internimage.variants import VARIANTS, model_name
 
 DTYPES = ("float32", "float16", "bfloat16")
 _RECORDS = ("metadata.json", "config.json", "model.weights.h5")
@@ -94,7 +94,7 @@ def build(
         config = {**config, "layer_scale": own["layer_scale"] or config["layer_scale"]}
     variant = variant or guess.variant
     if variant is not None:
-        name = f"internimage_{variant.lower()}"
+        name = model_name(variant)
     top = include_top and guess.classes is not None
     if classes is not None and not top:
         raise CheckpointError(

@@ -14,7 +14,7 @@ import numpy as np
 from keras_internimage.checkpoints import download, infer, keras_files, published
 from keras_internimage.checkpoints.errors import CheckpointError, MismatchError, listing
 from keras_internimage.checkpoints.names import RenameTable, classifier
-from keras_internimage.checkpoints.read import Checkpoint, open_checkpoint
+from keras_internimage.checkpoints.read import CONTAINERS, Checkpoint, open_checkpoint
 from keras_internimage.checkpoints.source import ALLOWED_UNEXPECTED, Source, optional
 from keras_internimage.checkpoints.tensors import Tensor, all_finite
 
@@ -48,6 +48,7 @@ def load_weights(
     table: RenameTable = classifier.TABLE,
     variant: str | None = None,
     container: str | None = None,
+    containers: tuple[str, ...] = CONTAINERS,
     progress: bool | None = None,
     keep_layer_scale: bool = False,
 ) -> Report | None:
@@ -64,6 +65,7 @@ def load_weights(
         table: the rename table of the model's family.
         variant: key of `VARIANTS`, for the two keywords.
         container: where in a `.pth` the weights are, such as `"model_ema"`.
+        containers: where they are looked for without `container`, in this order.
         progress: whether to show a progress bar; None shows one for large files.
         keep_layer_scale: whether the layer scales may keep their initial value if the file has
             none at all, as InternImage-T's of classification for the backbone of dense tasks. A
@@ -87,6 +89,7 @@ def load_weights(
         path,
         table,
         container=container,
+        containers=containers,
         progress=progress,
         keep_layer_scale=keep_layer_scale,
     )
@@ -135,6 +138,7 @@ def load_file(
     table: RenameTable,
     *,
     container: str | None = None,
+    containers: tuple[str, ...] = CONTAINERS,
     progress: bool | None = None,
     keep_layer_scale: bool = False,
 ) -> Report:
@@ -143,7 +147,8 @@ def load_file(
     if _is_keras_file(path):
         source = _keras_source(model.weights, keras_files.read(path, table))
     else:
-        source = _official_source(model.weights, open_checkpoint(path, container), table)
+        checkpoint = open_checkpoint(path, container, containers)
+        source = _official_source(model.weights, checkpoint, table)
     return _load(model, source, progress, keep_layer_scale)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from keras_internimage.checkpoints.errors import CheckpointError
 from keras_internimage.checkpoints.names import RenameTable, families
-from keras_internimage.variants import VARIANTS
+from keras_internimage.ops.dcnv4 import channels as packed_channels
+from keras_internimage.variants import VARIANTS, title
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -99,10 +100,12 @@ def _head(family, shapes):
     """Arguments of a head that its shapes tell."""
     if family in _BOX_LAYERS:
         widths = {
-            "channels": shapes.get("neck.lateral_convs.0.conv.bias"),
+            "channels": shapes.get("neck.lateral_convs.0.conv.weight"),
             "units": shapes.get(f"{_BOX_LAYERS[family]}.bias"),
         }
-        return {name: shape[0] for name, shape in widths.items() if shape}
+        norm = "neck.lateral_convs.0.ln.weight" in shapes
+        found = {name: shape[0] for name, shape in widths.items() if shape}
+        return {**found, **({"pyramid_norm": True} if norm else {})}
     if family != "upernet":
         return {}
     predictions = shapes.get("decode_head.conv_seg.weight", ())
@@ -119,14 +122,20 @@ def _config(shapes):
     depths = tuple(_count(shapes, f"levels.{level}.blocks.{{}}.") for level in range(4))
     first = block.format(0, 0)
     center = f"{first}dcn.center_feature_scale_proj_weight" in shapes
-    masks = [shapes[f"{block.format(level, 0)}dcn.mask.weight"][0] for level in range(4)]
+    flash = f"{first}dcn.offset_mask.weight" in shapes
+    rows = "offset_mask" if flash else "mask"
+    masks = [shapes[f"{block.format(level, 0)}dcn.{rows}.weight"][0] for level in range(4)]
     widths = [channels * 2**level for level in range(4)]
-    if center:
-        rows = "dcn.center_feature_scale_proj_weight"
-        points = masks[0] // shapes[first + rows][0]
+    if flash:
+        points, groups = 9, _packed_groups(masks)
     else:
-        points = _points(masks, widths)
-    groups = tuple(rows // points for rows in masks)
+        if center:
+            own = "dcn.center_feature_scale_proj_weight"
+            points = masks[0] // shapes[first + own][0]
+        else:
+            points = _points(masks, widths)
+        groups = tuple(rows // points for rows in masks)
+    depthwise = "offset_mask_dw" if flash else "dw_conv.0"
     res_post_norm = f"{first}res_post_norm1.0.weight" in shapes
     # Without center_feature_scale a stage ends with a norm exactly if blocks normalise their
     # input. With it every stage does; of the published models one (G) is post_norm, the other
@@ -142,7 +151,7 @@ def _config(shapes):
         "layer_scale": _TRAINED_SCALE if f"{first}gamma1" in shapes else None,
         "post_norm": post_norm,
         "res_post_norm": res_post_norm,
-        "dw_kernel_size": shapes[f"{first}dcn.dw_conv.0.weight"][-1],
+        "dw_kernel_size": _side(shapes, f"{first}dcn.{depthwise}.weight", optional=flash),
         "level2_post_norm": norms > 0,
         "level2_post_norm_block_ids": (
             tuple(period * (k + 1) - 1 for k in range(norms)) if norms else None
@@ -150,7 +159,24 @@ def _config(shapes):
         "center_feature_scale": center,
         "use_clip_projector": "dcnv3_head_x3.weight" in shapes,
         "remove_center": points == 8,
+        "core_op": "DCNv4" if flash else "DCNv3",
+        # Of a file that lacks one of them, the others tell that it is missing.
+        "dcn_output_bias": not flash or any(n.endswith(".dcn.output_proj.bias") for n in shapes),
+        "mlp_fc2_bias": not flash or any(n.endswith(".mlp.fc2.bias") for n in shapes),
     }
+
+
+def _side(shapes, name, optional):
+    """Side of a convolution's window, None if the file need not have it and has not."""
+    return None if optional and name not in shapes else shapes[name][-1]
+
+
+def _packed_groups(rows):
+    """Groups of DCNv4 in each stage: nine points of three numbers, then up to 7 unused rows."""
+    groups = tuple(count // 27 for count in rows)
+    if any(packed_channels(own, 9) != count for own, count in zip(groups, rows, strict=True)):
+        raise ValueError(f"a number of groups for offsets and masks of {rows} channels")
+    return groups
 
 
 def _points(masks, widths):
@@ -200,7 +226,8 @@ def describe(guess: Guess) -> str:
     """The guessed model in a few words."""
     config = guess.config
     size = f"channels={config['channels']}, depths={config['depths']}, groups={config['groups']}"
-    name = f"InternImage-{guess.variant}" if guess.variant else "an InternImage"
+    family = "a FlashInternImage" if config["core_op"] == "DCNv4" else "an InternImage"
+    name = title(guess.variant) if guess.variant else family
     prefix = f"{HEADS[guess.family]} on " if guess.family in HEADS else ""
     scale = ", layer_scale" if config["layer_scale"] else ""
     return f"{prefix}{name} ({size}{scale})"

@@ -1,18 +1,21 @@
-"""The published checkpoints of InternImage, one row each.
+"""The published checkpoints of InternImage and FlashInternImage, one row each.
 
 Sizes, hashes and revisions are those of the files at the hub; accuracies those of the official
 model zoo: top-1 on ImageNet-1k's validation images at the row's resolution, mIoU on ADE20K's or
 Cityscapes', average precision on COCO's of 2017.
 
-Of the segmentation models' and detectors' files no hash is known here, and of some no size. They
-are verified by what is known, and by their names and shapes when they are loaded; the hash of the
-first file that arrived is printed and kept, and a later change of the file noticed by it.
+Of the segmentation models' and detectors' files no hash is known here, and of some no size; of
+FlashInternImage's neither. They are verified by what is known, and by their names and shapes when
+they are loaded; the hash of the first file that arrived is printed and kept, and a later change of
+the file noticed by it.
 """
 
 import dataclasses
 import os
 
-BASE_URL = "https://huggingface.co/OpenGVLab/InternImage/resolve"
+from keras_internimage.variants import model_name
+
+BASE_URL = "https://huggingface.co/OpenGVLab/{repository}/resolve"
 # Names a mirror laid out as the hub is: <base>/<revision>/<name>.pth
 BASE_URL_VARIABLE = "KERAS_INTERNIMAGE_WEIGHTS_URL"
 
@@ -38,7 +41,7 @@ class Published:
         classes: width of the classifier.
         resolution: side in pixels of the images it was trained on; of a segmentation model or
             detector the shorter side that images were resized to for the published accuracy.
-        stored_dtype: type of the file's weights.
+        stored_dtype: type of the file's weights, None where not known.
         bytes, sha256: of the file, None where not known.
         revision: commit of the hub's repository that holds it, or its branch.
         top1: accuracy on ImageNet-1k in percent, None for the 21841 classes.
@@ -48,13 +51,14 @@ class Published:
         miou: mean intersection over union in percent, at one scale.
         miou_multiscale: the same, averaged over six scales and flips.
         box_ap, mask_ap: average precision in percent, over overlaps from 0.5 to 0.95.
+        repository: of the hub, in which the file is.
     """
 
     name: str
     variant: str
     classes: int
     resolution: int
-    stored_dtype: str
+    stored_dtype: str | None
     bytes: int | None
     sha256: str | None
     revision: str
@@ -65,6 +69,7 @@ class Published:
     miou_multiscale: float | None = None
     box_ap: float | None = None
     mask_ap: float | None = None
+    repository: str = "InternImage"
 
     @property
     def file(self) -> str:
@@ -72,17 +77,37 @@ class Published:
 
     @property
     def url(self) -> str:
-        base = os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+        base = os.environ.get(BASE_URL_VARIABLE) or BASE_URL.format(repository=self.repository)
         return f"{base.rstrip('/')}/{self.revision}/{self.file}"
 
 
-def _upernet(variant, crop, data, resolution, size, miou, miou_multiscale):
+# Of FlashInternImage: the hub's repository, and that the type of the numbers is not known.
+_FLASH = {"repository": "DCNv4", "stored_dtype": None}
+
+
+def _flash(name, variant, classes, resolution, top1=None):
     return Published(
-        f"upernet_internimage_{variant.lower()}_{crop}_160k_{data}",
+        f"flash_intern_image_{name}",
+        variant,
+        classes,
+        resolution,
+        bytes=None,
+        sha256=None,
+        revision="main",
+        top1=top1,
+        **_FLASH,
+    )
+
+
+def _upernet(
+    variant, crop, data, resolution, size, miou, miou_multiscale, stored_dtype="float16", **options
+):
+    return Published(
+        f"upernet_{model_name(variant)}_{crop}_160k_{data}",
         variant,
         150,
         resolution,
-        "float16",
+        stored_dtype,
         size,
         None,
         "main",
@@ -90,16 +115,17 @@ def _upernet(variant, crop, data, resolution, size, miou, miou_multiscale):
         data=data,
         miou=miou,
         miou_multiscale=miou_multiscale,
+        **options,
     )
 
 
-def _detector(head, variant, schedule, box_ap, mask_ap):
+def _detector(head, variant, schedule, box_ap, mask_ap, stored_dtype="float16", **options):
     return Published(
-        f"{head}_internimage_{variant.lower()}_fpn_{schedule}_coco",
+        f"{head}_{model_name(variant)}_fpn_{schedule}_coco",
         variant,
         80,
         800,
-        "float16",
+        stored_dtype,
         None,
         None,
         "main",
@@ -107,6 +133,7 @@ def _detector(head, variant, schedule, box_ap, mask_ap):
         data="coco",
         box_ap=box_ap,
         mask_ap=mask_ap,
+        **options,
     )
 
 
@@ -232,6 +259,13 @@ PUBLISHED = (
         "1501730de8ff7b027245a757e072eefe17b4719c5b3c519e57b03173d45edf2f",
         "2a176f5fc43372af2d94b097140e35e08c5132bc",
     ),
+    #      name, variant, classes, resolution, top-1
+    _flash("t_1k_224", "FlashT", 1000, 224, 83.6),
+    _flash("s_1k_224", "FlashS", 1000, 224, 84.4),
+    _flash("b_1k_224", "FlashB", 1000, 224, 84.9),
+    # The authors' table names another file than this one, which their configuration files name.
+    _flash("l_22kto1k_384", "FlashL", 1000, 384, 88.1),
+    _flash("l_22k_384", "FlashL", 21841, 384),
     #        variant, crop, data, resolution, bytes, mIoU at one scale and at several with flips
     _upernet("T", "512", "ade20k", 512, 118421699, 47.9, 48.1),
     _upernet("S", "512", "ade20k", 512, 160017103, 50.1, 50.9),
@@ -246,6 +280,10 @@ PUBLISHED = (
     _upernet("XL", *_CITYSCAPES, 83.62, 84.28),
     _upernet("L", *_MAPILLARY, 85.94, 86.22),
     _upernet("XL", *_MAPILLARY, 86.20, 86.42),
+    _upernet("FlashT", "512", "ade20k", 512, None, 49.3, 50.3, **_FLASH),
+    _upernet("FlashS", "512", "ade20k", 512, None, 50.6, 51.6, **_FLASH),
+    _upernet("FlashB", "512", "ade20k", 512, None, 52.0, 52.6, **_FLASH),
+    _upernet("FlashL", "640", "ade20k", 640, None, 55.6, 56.0, **_FLASH),
     #         head, variant, schedule, box AP, mask AP; the longer schedule first, for "coco"
     _detector("mask_rcnn", "T", "3x", 49.1, 43.7),
     _detector("mask_rcnn", "T", "1x", 47.2, 42.5),
@@ -257,6 +295,14 @@ PUBLISHED = (
     _detector("cascade", "L", "1x", 54.9, 47.7),
     _detector("cascade", "XL", "3x", 56.2, 48.8),
     _detector("cascade", "XL", "1x", 55.3, 48.1),
+    _detector("mask_rcnn", "FlashT", "3x", 49.5, 44.0, **_FLASH),
+    _detector("mask_rcnn", "FlashT", "1x", 48.0, 43.1, **_FLASH),
+    _detector("mask_rcnn", "FlashS", "3x", 50.5, 44.9, **_FLASH),
+    _detector("mask_rcnn", "FlashS", "1x", 49.2, 44.0, **_FLASH),
+    _detector("mask_rcnn", "FlashB", "3x", 50.6, 45.4, **_FLASH),
+    _detector("mask_rcnn", "FlashB", "1x", 50.1, 44.5, **_FLASH),
+    _detector("cascade", "FlashL", "3x", 56.7, 48.9, **_FLASH),
+    _detector("cascade", "FlashL", "1x", 55.6, 48.2, **_FLASH),
 )
 
 
@@ -284,7 +330,7 @@ def for_variant(variant: str, weights: str = "imagenet") -> Published:
     """The checkpoint of a variant that a keyword stands for.
 
     Args:
-        variant: `"T"`, `"S"`, `"B"`, `"L"`, `"XL"`, `"H"` or `"G"`.
+        variant: key of `keras_internimage.variants.VARIANTS`.
         weights: `"imagenet"` (1000 classes) or `"imagenet22k"` (21841 classes); `"ade20k"` or
             `"cityscapes"` for segmentation; `"coco"` for detection, of the longer schedule.
 

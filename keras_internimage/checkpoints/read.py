@@ -13,6 +13,8 @@ from keras_internimage.checkpoints.tensors import Tensor
 # exponential average is taken only when asked for by name.
 CONTAINERS = ("model", "module", "state_dict")
 AVERAGE = "model_ema"
+# What the official backbones of FlashInternImage for dense tasks start from.
+CONTAINERS_OF_DENSE_FLASH = ("state_dict", AVERAGE, "model", "module")
 BARE = "bare"
 
 # What wrappers put before the official names, taken away as often as it occurs.
@@ -20,6 +22,8 @@ _PREFIXES = ("module.", "backbone.", "model.", "student.")
 # What begins the names of a teacher's weights, and of the copies of MMDetection's weight average,
 # which after each epoch are the weights that were averaged: the average itself has the plain names.
 _OTHER_WEIGHTS = ("teacher", "ema_")
+# Counters of averaging, in the containers of averages.
+_COUNTERS = ("n_averaged", "num_updates")
 # The hub's Python classes call the layer scale so, because their framework renames "gamma".
 _RENAMED = ((".layer_scale1", ".gamma1"), (".layer_scale2", ".gamma2"))
 
@@ -46,7 +50,7 @@ class Checkpoint:
         tensors: `Tensor`s by official name, prefixes taken away.
         stored_names: name in the file by official name.
         dropped: names left out by rule: a teacher's weights, a weight average's copies, counters
-            of batch normalisation.
+            of batch normalisation and of averaging.
     """
 
     path: str
@@ -74,14 +78,19 @@ class Checkpoint:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
-def open_checkpoint(path: str | os.PathLike, container: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | os.PathLike,
+    container: str | None = None,
+    containers: tuple[str, ...] = CONTAINERS,
+) -> Checkpoint:
     """Open a checkpoint of the official models without reading its numbers.
 
     Args:
         path: a `.pth`, `.pt`, `.bin` or `.safetensors` file, the `.index.json` of one in
             several parts, or a directory that holds such files.
         container: the container to take the weights from, such as `"model_ema"`. None takes
-            the first of `model`, `module`, `state_dict`, or the top level.
+            the first of `containers`, or the top level.
+        containers: names of containers, in the order in which they are looked for.
 
     Returns:
         A `Checkpoint`.
@@ -100,10 +109,10 @@ def open_checkpoint(path: str | os.PathLike, container: str | None = None) -> Ch
     else:
         kind, content = _read_file(source)
         files = (source,)
-    containers = _containers(content)
-    chosen = _choose(containers, container, path)
-    tensors, stored_names, dropped = _rename(containers[chosen], path)
-    return Checkpoint(path, files, kind, chosen, tuple(containers), tensors, stored_names, dropped)
+    found = _containers(content)
+    chosen = _choose(found, container, containers, path)
+    tensors, stored_names, dropped = _rename(found[chosen], path)
+    return Checkpoint(path, files, kind, chosen, tuple(found), tensors, stored_names, dropped)
 
 
 def _read_file(path):
@@ -204,12 +213,12 @@ def _containers(content):
     return found
 
 
-def _choose(containers, wanted, path):
-    for name in (wanted,) if wanted else (*CONTAINERS, BARE):
+def _choose(containers, wanted, order, path):
+    for name in (wanted,) if wanted else (*order, BARE):
         if name in containers:
             return name
     raise CheckpointError(
-        f"The file must hold tensors under {wanted or ', '.join(CONTAINERS)}"
+        f"The file must hold tensors under {wanted or ', '.join(order)}"
         f"{'' if wanted else ' or at its top level'}; "
         f"it holds some under: {listing(containers) or 'nothing'}. Received: path={path}"
     )
@@ -219,7 +228,7 @@ def _rename(tensors, path):
     renamed, stored_names, dropped = {}, {}, []
     for stored, tensor in tensors.items():
         name = official_name(stored)
-        if name is None or name.endswith(BATCH_COUNTER):
+        if name is None or name.endswith((BATCH_COUNTER, *_COUNTERS)):
             dropped.append(stored)
         elif name in renamed:
             raise CheckpointError(

@@ -134,7 +134,7 @@ def _build(place):
 
 
 # By the begin of a published name, which is also the family of its rename table.
-_FUNCTIONS = {"mask_rcnn": "MaskRCNN"}
+_FUNCTIONS = {"mask_rcnn": "MaskRCNN", "cascade": "CascadeMaskRCNN"}
 
 
 def _function(name, variant):

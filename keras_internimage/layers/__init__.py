@@ -1,4 +1,4 @@
-"""The layers InternImage is made of. They know nothing of the published variants."""
+"""The layers of InternImage and FlashInternImage. They know nothing of the published variants."""
 
 from keras_internimage.layers.attention_pool import AttentionPooling, PixelShuffleAdd
 from keras_internimage.layers.blocks import (
@@ -7,7 +7,9 @@ from keras_internimage.layers.blocks import (
     InternImageStem,
 )
 from keras_internimage.layers.convolutions import NormalizedConvolution, TopDownConvolution
-from keras_internimage.layers.dcnv3 import DCNv3, set_implementation
+from keras_internimage.layers.dcnv3 import DCNv3
+from keras_internimage.layers.dcnv4 import DCNv4
+from keras_internimage.layers.deformable import set_implementation
 from keras_internimage.layers.drop_path import DropPath
 from keras_internimage.layers.fusion import FusionConvolution
 from keras_internimage.layers.resampling import AdaptiveAveragePooling2D, BilinearResizing
@@ -17,6 +19,7 @@ __all__ = [
     "AttentionPooling",
     "BilinearResizing",
     "DCNv3",
+    "DCNv4",
     "DropPath",
     "FusionConvolution",
     "InternImageBlock",

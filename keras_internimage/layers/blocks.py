@@ -1,4 +1,4 @@
-"""Stem, basic block and down-sampling of InternImage."""
+"""Stem, basic block and down-sampling of InternImage and FlashInternImage."""
 
 import keras
 from keras import ops
@@ -17,7 +17,11 @@ from keras_internimage.layers.composite import (
     without_remat,
 )
 from keras_internimage.layers.dcnv3 import DCNv3
+from keras_internimage.layers.dcnv4 import DCNv4
 from keras_internimage.layers.drop_path import DropPath
+
+# What samples in a block, by the name that the official configuration files have for it.
+OPERATORS = ("DCNv3", "DCNv4")
 
 
 class _StridedConvolution(CompositeLayer):
@@ -118,7 +122,7 @@ class InternImageDownsample(_StridedConvolution):
 
 @registered
 class InternImageBlock(CompositeLayer):
-    """InternImage's basic block: DCNv3 and a two-layer MLP, each in a residual branch.
+    """InternImage's basic block: DCNv3 or DCNv4, and a two-layer MLP, each in a residual branch.
 
     Where the layer norms (LN) stand is a choice of the variant:
 
@@ -131,19 +135,25 @@ class InternImageBlock(CompositeLayer):
     with `mlp(x) = fc2(gelu(fc1(x)))`. The factors `gamma` exist where `layer_scale` is given.
 
     Args:
-        groups: number of groups of DCNv3, must divide the number of channels.
+        groups: number of groups of the operator, must divide the number of channels.
         mlp_ratio: width of the hidden layer over the number of channels.
         kernel_size, dw_kernel_size, offset_scale, center_feature_scale, remove_center,
-            mask_activation, implementation: as for `keras_internimage.layers.DCNv3`.
+            implementation: as for `keras_internimage.layers.DCNv3`, or `DCNv4`: there,
+            `dw_kernel_size=None` means no depthwise convolution.
+        mask_activation: as for DCNv3; DCNv4 has none, whatever the default here.
         layer_scale: initial value of gamma, None for a block without.
         post_norm: normalise the branches' outputs instead of their inputs.
         res_post_norm: normalise both. Excludes `post_norm` and `layer_scale`.
         drop_path_rate: probability of dropping a branch while training, in [0, 1).
+        core_op: "DCNv3" (InternImage) or "DCNv4" (FlashInternImage).
+        dcn_output_bias, mlp_fc2_bias: whether the operator's output projection and the MLP's second
+            layer have a bias, which they always have in blocks with DCNv3.
 
     Input and output shape: `(N, H, W, C)`.
 
     Raises:
-        ValueError: `res_post_norm` together with `post_norm` or `layer_scale`; otherwise as DCNv3.
+        ValueError: `res_post_norm` together with `post_norm` or `layer_scale`, or an argument
+            that the operator does not have; otherwise as DCNv3.
 
     Source: Wang et al., CVPR 2023, section 3.2 (basic block).
     """
@@ -163,6 +173,9 @@ class InternImageBlock(CompositeLayer):
         mask_activation: str | None = "softmax",
         drop_path_rate: float = 0.0,
         implementation: str | None = None,
+        core_op: str = "DCNv3",
+        dcn_output_bias: bool = True,
+        mlp_fc2_bias: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -171,23 +184,34 @@ class InternImageBlock(CompositeLayer):
                 "`res_post_norm` must not be combined with `post_norm` or `layer_scale`. "
                 f"Received: post_norm={post_norm}, layer_scale={layer_scale}"
             )
+        check_operator(core_op, dcn_output_bias, mlp_fc2_bias)
+        if core_op == "DCNv4" and mask_activation not in (None, "softmax"):
+            raise ValueError(
+                "`mask_activation` must be left out with DCNv4, whose masks have none. "
+                f"Received: mask_activation={mask_activation!r}"
+            )
+        self.core_op = core_op
+        self.dcn_output_bias = dcn_output_bias
+        self.mlp_fc2_bias = mlp_fc2_bias
         self.mlp_ratio = mlp_ratio
         self.layer_scale = layer_scale
         self.post_norm = post_norm
         self.res_post_norm = res_post_norm
         self.drop_path_rate = drop_path_rate
-        self.dcn = DCNv3(
-            groups,
-            kernel_size=kernel_size,
-            dw_kernel_size=dw_kernel_size,
-            offset_scale=offset_scale,
-            center_feature_scale=center_feature_scale,
-            remove_center=remove_center,
-            mask_activation=mask_activation,
-            implementation=implementation,
-            name="dcn",
-            dtype=self.dtype_policy,
-        )
+        options = {
+            "kernel_size": kernel_size,
+            "dw_kernel_size": dw_kernel_size,
+            "offset_scale": offset_scale,
+            "center_feature_scale": center_feature_scale,
+            "remove_center": remove_center,
+            "implementation": implementation,
+            "name": "dcn",
+            "dtype": self.dtype_policy,
+        }
+        if core_op == "DCNv3":
+            self.dcn = DCNv3(groups, mask_activation=mask_activation, **options)
+        else:
+            self.dcn = DCNv4(groups, output_bias=dcn_output_bias, **options)
         self.norm1 = self._layer_norm("norm1")
         self.norm2 = self._layer_norm("norm2")
         if res_post_norm:
@@ -203,7 +227,12 @@ class InternImageBlock(CompositeLayer):
         channels = input_shape[-1]
         hidden = int(channels * self.mlp_ratio)
         self.mlp_fc1 = self._dense(hidden, "mlp_fc1", kernel_initializer=linear_initializer())
-        self.mlp_fc2 = self._dense(channels, "mlp_fc2", kernel_initializer=linear_initializer())
+        self.mlp_fc2 = self._dense(
+            channels,
+            "mlp_fc2",
+            kernel_initializer=linear_initializer(),
+            use_bias=self.mlp_fc2_bias,
+        )
         for layer in (self.norm1, self.dcn, self.norm2, self.mlp_fc1):
             layer.build(input_shape)
         self.mlp_fc2.build((*input_shape[:-1], hidden))
@@ -269,7 +298,16 @@ class InternImageBlock(CompositeLayer):
         return input_shape
 
     def get_config(self):
-        own = ("mlp_ratio", "layer_scale", "post_norm", "res_post_norm", "drop_path_rate")
+        own = (
+            "mlp_ratio",
+            "layer_scale",
+            "post_norm",
+            "res_post_norm",
+            "drop_path_rate",
+            "core_op",
+            "dcn_output_bias",
+            "mlp_fc2_bias",
+        )
         of_dcn = (
             "groups",
             "kernel_size",
@@ -285,6 +323,17 @@ class InternImageBlock(CompositeLayer):
             **{name: getattr(self, name) for name in own},
             **{name: getattr(self.dcn, name) for name in of_dcn},
         }
+
+
+def check_operator(core_op: str, dcn_output_bias: bool, mlp_fc2_bias: bool) -> None:
+    """Raise unless `core_op` is an operator whose blocks may have the biases asked for."""
+    if core_op not in OPERATORS:
+        raise ValueError(f"`core_op` must be one of {OPERATORS}. Received: core_op={core_op!r}")
+    if core_op == "DCNv3" and not (dcn_output_bias and mlp_fc2_bias):
+        raise ValueError(
+            "`dcn_output_bias` and `mlp_fc2_bias` must be True with DCNv3. "
+            f"Received: dcn_output_bias={dcn_output_bias}, mlp_fc2_bias={mlp_fc2_bias}"
+        )
 
 
 def _residual(x, branch, *factors):

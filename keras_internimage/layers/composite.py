@@ -47,9 +47,10 @@ class CompositeLayer(keras.layers.Layer):
             epsilon=LAYER_NORM_EPSILON, name=name, dtype=self.dtype_policy
         )
 
-    def _dense(self, units, name, kernel_initializer="glorot_uniform"):
+    def _dense(self, units, name, kernel_initializer="glorot_uniform", use_bias=True):
         return keras.layers.Dense(
             units,
+            use_bias=use_bias,
             kernel_initializer=InitialValues(kernel_initializer),
             name=name,
             dtype=self.dtype_policy,
@@ -110,7 +111,7 @@ def serialized_dtype_policy(layer):
 
 
 def linear_initializer():
-    """Truncated normal of standard deviation 0.02, for every linear layer outside DCNv3."""
+    """Truncated normal of standard deviation 0.02, for linear layers outside DCNv3 and DCNv4."""
     return keras.initializers.TruncatedNormal(stddev=0.02)
 
 

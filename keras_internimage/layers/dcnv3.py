@@ -5,24 +5,21 @@ from keras import ops
 
 from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import (
-    CompositeLayer,
-    check_image_features,
     convolution_initializer,
     pad_image,
     padded_shape,
     registered,
 )
-from keras_internimage.ops import dispatch
+from keras_internimage.layers.deformable import DeformableConvolution
 from keras_internimage.ops.dcnv3 import MASK_ACTIVATIONS as OF_OPERATOR
 from keras_internimage.ops.dcnv3 import run
-from keras_internimage.ops.geometry import DCNv3Geometry, as_pair
 
 # The sigmoid is the layer's own; the operator computes the others.
 MASK_ACTIVATIONS = (*OF_OPERATOR, "sigmoid")
 
 
 @registered
-class DCNv3(CompositeLayer):
+class DCNv3(DeformableConvolution):
     """Deformable convolution v3, the core of InternImage.
 
     ```
@@ -64,6 +61,8 @@ class DCNv3(CompositeLayer):
     Deformable Convolutions", CVPR 2023, section 3.1.
     """
 
+    arguments = (*DeformableConvolution.arguments, "mask_activation")
+
     def __init__(
         self,
         groups: int,
@@ -78,65 +77,32 @@ class DCNv3(CompositeLayer):
         implementation: str | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.groups = groups
-        self.kernel_size = as_pair("kernel_size", kernel_size, odd=True)
-        self.dw_kernel_size = as_pair(
-            "dw_kernel_size", kernel_size if dw_kernel_size is None else dw_kernel_size, odd=True
+        super().__init__(
+            groups,
+            kernel_size,
+            kernel_size if dw_kernel_size is None else dw_kernel_size,
+            strides,
+            dilation_rate,
+            offset_scale,
+            center_feature_scale,
+            remove_center,
+            implementation,
+            **kwargs,
         )
-        self.strides = as_pair("strides", strides)
-        self.dilation_rate = as_pair("dilation_rate", dilation_rate)
-        self.offset_scale = float(offset_scale)
-        self.center_feature_scale = bool(center_feature_scale)
-        self.remove_center = bool(remove_center)
         self.mask_activation = mask_activation
-        self.implementation = implementation
         if mask_activation not in MASK_ACTIVATIONS:
             raise ValueError(
                 f"`mask_activation` must be one of {MASK_ACTIVATIONS}. "
                 f"Received: mask_activation={mask_activation!r}"
             )
-        if self.center_feature_scale and self.strides != (1, 1):
-            raise ValueError(
-                "`center_feature_scale` adds the input to the output and must have strides of 1. "
-                f"Received: strides={self.strides}"
-            )
-        # The centres of the sampling grid lie where the depthwise convolution looks.
-        (step_y, step_x), (rows, columns) = self.dilation_rate, self.kernel_size
-        self.padding = (step_y * (rows - 1) // 2, step_x * (columns - 1) // 2)
-        self._dw_padding = tuple((k - 1) // 2 for k in self.dw_kernel_size)
-        self.geometry = DCNv3Geometry(
-            kernel_size=self.kernel_size,
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-            offset_scale=self.offset_scale,
-            remove_center=self.remove_center,
-        )
 
     def build(self, input_shape):
-        check_image_features(self, input_shape)
-        channels = input_shape[-1]
-        if channels % self.groups:
-            raise ValueError(
-                "`groups` must divide the number of input channels. "
-                f"Received: groups={self.groups}, input channels={channels}"
-            )
+        channels = self._check_input(input_shape)
         self.input_proj = self._dense(channels, "input_proj")
         self.output_proj = self._dense(channels, "output_proj")
         height, width = self.dw_kernel_size
         initializer = convolution_initializer(height * width)
-        self.dw_conv = keras.layers.DepthwiseConv2D(
-            self.dw_kernel_size,
-            strides=self.strides,
-            padding="same" if self.strides == (1, 1) else "valid",
-            data_format="channels_last",
-            depthwise_initializer=initializer,
-            bias_initializer=initializer,
-            name="dw_conv",
-            dtype=self.dtype_policy,
-        )
+        self.dw_conv = self._depthwise_convolution("dw_conv", initializer)
         self.dw_norm = self._layer_norm("dw_norm")
         self.offset_mask = self._dense(
             3 * self.groups * self.geometry.points, "offset_mask", kernel_initializer="zeros"
@@ -152,21 +118,6 @@ class DCNv3(CompositeLayer):
             )
             self.center_scale.build(features)
         self.built = True
-
-    @property
-    def supports_jit(self):
-        """Whether Keras should compile models with XLA where `jit_compile` leaves it the choice.
-
-        XLA in TensorFlow cannot compile the native kernels; without it the model is faster.
-        """
-        name = "native" if self.implementation is None else self.implementation
-        return self._supports_jit and not (
-            keras.backend.backend() == "tensorflow" and name == "native" and dispatch.runs(name)
-        )
-
-    @supports_jit.setter
-    def supports_jit(self, value):
-        self._supports_jit = value
 
     def call(self, inputs, training=None):
         value = self._run(self.input_proj, inputs)
@@ -202,48 +153,3 @@ class DCNv3(CompositeLayer):
             split = 2 * self.groups * self.geometry.points
             return offset[..., :split], ops.sigmoid(offset[..., split:]), scale
         return offset, None, scale
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], *self._output_size(input_shape), input_shape[-1])
-
-    def _output_size(self, input_shape):
-        return tuple(
-            None if size is None else (size - 1) // stride + 1
-            for size, stride in zip(input_shape[1:3], self.strides, strict=True)
-        )
-
-    def get_config(self):
-        names = (
-            "groups",
-            "kernel_size",
-            "dw_kernel_size",
-            "strides",
-            "dilation_rate",
-            "offset_scale",
-            "center_feature_scale",
-            "remove_center",
-            "mask_activation",
-            "implementation",
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def set_implementation(model: keras.layers.Layer, implementation: str | None) -> None:
-    """Sets which implementation of the operator a model's DCNv3 layers use, nested ones too.
-
-    The functions that the model has traced for `fit`, `predict` and `evaluate` are forgotten, so
-    that the choice holds from the next call on.
-
-    Args:
-        model: a Keras model or layer.
-        implementation: None for the fastest that can run, or a name.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    dispatch.check_name(implementation)
-    for layer in model._flatten_layers():
-        if isinstance(layer, DCNv3):
-            layer.implementation = implementation
-        if isinstance(layer, keras.Model):
-            layer.train_function = layer.test_function = layer.predict_function = None

@@ -1,6 +1,10 @@
-"""InternImage as Keras models: classifiers, backbones, segmentation, detection; the variants."""
+"""InternImage and FlashInternImage: classifiers, backbones, segmentation, detection; variants."""
 
 from keras_internimage.models.applications import (
+    FlashInternImageB,
+    FlashInternImageL,
+    FlashInternImageS,
+    FlashInternImageT,
     InternImageB,
     InternImageG,
     InternImageH,
@@ -9,14 +13,18 @@ from keras_internimage.models.applications import (
     InternImageT,
     InternImageXL,
 )
-from keras_internimage.models.backbone import InternImageBackbone
+from keras_internimage.models.backbone import FlashInternImageBackbone, InternImageBackbone
 from keras_internimage.models.classifier import InternImage
 from keras_internimage.models.detection import (
     CascadeMaskRCNN,
+    CascadeMaskRCNNFlashL,
     CascadeMaskRCNNL,
     CascadeMaskRCNNXL,
     MaskRCNN,
     MaskRCNNB,
+    MaskRCNNFlashB,
+    MaskRCNNFlashS,
+    MaskRCNNFlashT,
     MaskRCNNS,
     MaskRCNNT,
     paste_masks,
@@ -24,6 +32,10 @@ from keras_internimage.models.detection import (
 from keras_internimage.models.segmentation import (
     UperNet,
     UperNetB,
+    UperNetFlashB,
+    UperNetFlashL,
+    UperNetFlashS,
+    UperNetFlashT,
     UperNetH,
     UperNetL,
     UperNetS,
@@ -34,8 +46,14 @@ from keras_internimage.variants import VARIANTS, Variant, scale, stack
 
 __all__ = [
     "CascadeMaskRCNN",
+    "CascadeMaskRCNNFlashL",
     "CascadeMaskRCNNL",
     "CascadeMaskRCNNXL",
+    "FlashInternImageB",
+    "FlashInternImageBackbone",
+    "FlashInternImageL",
+    "FlashInternImageS",
+    "FlashInternImageT",
     "InternImage",
     "InternImageB",
     "InternImageBackbone",
@@ -47,10 +65,17 @@ __all__ = [
     "InternImageXL",
     "MaskRCNN",
     "MaskRCNNB",
+    "MaskRCNNFlashB",
+    "MaskRCNNFlashS",
+    "MaskRCNNFlashT",
     "MaskRCNNS",
     "MaskRCNNT",
     "UperNet",
     "UperNetB",
+    "UperNetFlashB",
+    "UperNetFlashL",
+    "UperNetFlashS",
+    "UperNetFlashT",
     "UperNetH",
     "UperNetL",
     "UperNetS",

@@ -15,6 +15,13 @@ _Weights = str | os.PathLike | None
 _Shape = tuple[int | None, int | None, int] | None
 _Activation = str | Callable | None
 
+_REFERENCES = {
+    "DCNv3": """[InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
+        Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)""",
+    "DCNv4": """[Efficient Deformable ConvNets: Rethinking Dynamic and Sparse Operator for Vision
+        Applications](https://arxiv.org/abs/2401.06197) (CVPR 2024)""",
+}
+
 _ARGUMENTS = """
 
     Images must be preprocessed by `keras_internimage.preprocess_input`, or read by
@@ -43,24 +50,25 @@ _ARGUMENTS = """
         ValueError: an argument is not as said above, or the weights do not fit the model.
 
     Reference:
-        [InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
-        Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)
+        {reference}
     """
 
 
 def _with_arguments(function: _Function) -> _Function:
     """Add what all variants' arguments mean to the first line of a function's docstring."""
-    row = VARIANTS[function.__name__.removeprefix("InternImage")]
+    row = VARIANTS[function.__name__.replace("InternImage", "")]
     text = _ARGUMENTS.format(
         side=row.resolution,
         keywords='"imagenet", "imagenet22k"' if row.resolution > 224 else '"imagenet"',
         sides=", multiples of 32 otherwise" if row.use_clip_projector else "",
+        reference=_REFERENCES[row.core_op],
     )
     function.__doc__ = (function.__doc__ or "") + text
     return function
 
 
 def _build(variant, kwargs, **arguments):
+    """The model of a variant; `kwargs` and the others are what a function below was called with."""
     row = VARIANTS[variant]
     config = {**row.config(), **kwargs}
     return InternImage(**config, **arguments, default_size=row.resolution, variant=variant)
@@ -79,18 +87,7 @@ def InternImageT(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-T: 30 M parameters, 224 x 224 pixels."""
-    return _build(
-        "T",
-        kwargs,
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
+    return _build("T", **locals())
 
 
 @_with_arguments
@@ -106,18 +103,7 @@ def InternImageS(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-S: 50 M parameters, 224 x 224 pixels."""
-    return _build(
-        "S",
-        kwargs,
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
+    return _build("S", **locals())
 
 
 @_with_arguments
@@ -133,18 +119,7 @@ def InternImageB(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-B: 97 M parameters, 224 x 224 pixels."""
-    return _build(
-        "B",
-        kwargs,
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
+    return _build("B", **locals())
 
 
 @_with_arguments
@@ -160,18 +135,7 @@ def InternImageL(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-L: 223 M parameters, 384 x 384 pixels."""
-    return _build(
-        "L",
-        kwargs,
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
+    return _build("L", **locals())
 
 
 @_with_arguments
@@ -187,18 +151,7 @@ def InternImageXL(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-XL: 335 M parameters, 384 x 384 pixels."""
-    return _build(
-        "XL",
-        kwargs,
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
+    return _build("XL", **locals())
 
 
 @_with_arguments
@@ -214,18 +167,7 @@ def InternImageH(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-H: 1.09 B parameters, 640 x 640 pixels."""
-    return _build(
-        "H",
-        kwargs,
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
+    return _build("H", **locals())
 
 
 @_with_arguments
@@ -241,15 +183,68 @@ def InternImageG(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates InternImage-G: 3.08 B parameters, 512 x 512 pixels."""
-    return _build(
-        "G",
-        kwargs,
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
+    return _build("G", **locals())
+
+
+@_with_arguments
+def FlashInternImageT(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "flash_internimage_t",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates FlashInternImage-T: 30 M parameters, 224 x 224 pixels."""
+    return _build("FlashT", **locals())
+
+
+@_with_arguments
+def FlashInternImageS(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "flash_internimage_s",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates FlashInternImage-S: 50 M parameters, 224 x 224 pixels."""
+    return _build("FlashS", **locals())
+
+
+@_with_arguments
+def FlashInternImageB(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "flash_internimage_b",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates FlashInternImage-B: 97 M parameters, 224 x 224 pixels."""
+    return _build("FlashB", **locals())
+
+
+@_with_arguments
+def FlashInternImageL(
+    include_top: bool = True,
+    weights: _Weights = "imagenet",
+    input_tensor: KerasTensor | None = None,
+    input_shape: _Shape = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: _Activation = "softmax",
+    name: str = "flash_internimage_l",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates FlashInternImage-L: 223 M parameters, 384 x 384 pixels."""
+    return _build("FlashL", **locals())

@@ -1,4 +1,4 @@
-"""InternImage as a backbone with a feature pyramid."""
+"""InternImage and FlashInternImage as backbones with a feature pyramid."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from keras_internimage.layers.composite import serialized_dtype_policy, skip_ini
 from keras_internimage.models import arguments
 from keras_internimage.models.config import InternImageConfig
 from keras_internimage.models.network import apply_policy, feature_maps, limit_remat_to_blocks
-from keras_internimage.variants import VARIANTS
+from keras_internimage.variants import FLASH, VARIANTS, base
 
 LEVELS = ("P2", "P3", "P4", "P5")
 
@@ -37,8 +37,8 @@ class InternImageBackbone(keras.Model):
     Args:
         channels, depths, groups, mlp_ratio, layer_scale, offset_scale, post_norm,
             res_post_norm, dw_kernel_size, level2_post_norm, level2_post_norm_block_ids,
-            center_feature_scale, remove_center, drop_path_rate, implementation:
-            as for `keras_internimage.InternImage`.
+            center_feature_scale, remove_center, drop_path_rate, implementation, core_op,
+            dcn_output_bias, mlp_fc2_bias: as for `keras_internimage.InternImage`.
         image_shape: (height, width, channels), channels last; height and width may be None.
         weights: None or whatever `keras_internimage.InternImage` takes; the backbones of
             published detection and segmentation checkpoints load, too.
@@ -75,6 +75,9 @@ class InternImageBackbone(keras.Model):
         image_shape: tuple[int | None, int | None, int] = (None, None, 3),
         weights: str | os.PathLike | None = None,
         implementation: str | None = None,
+        core_op: str = "DCNv3",
+        dcn_output_bias: bool = True,
+        mlp_fc2_bias: bool = True,
         data_format: str | None = None,
         dtype=None,
         name: str | None = None,
@@ -104,6 +107,9 @@ class InternImageBackbone(keras.Model):
             remove_center=remove_center,
             drop_path_rate=drop_path_rate,
             implementation=implementation,
+            core_op=core_op,
+            dcn_output_bias=dcn_output_bias,
+            mlp_fc2_bias=mlp_fc2_bias,
         )
         inputs = keras.Input(image_shape, name="image")
         with skip_initialization(weights is not None):
@@ -124,7 +130,8 @@ class InternImageBackbone(keras.Model):
         """The backbone of a published variant.
 
         Args:
-            variant: "T", "S", "B", "L", "XL", "H" or "G".
+            variant: key of `keras_internimage.models.VARIANTS`: "T", "S", "B", "L", "XL", "H"
+                or "G", or "FlashT", "FlashS", "FlashB" or "FlashL" for FlashInternImage.
             weights: as for `keras_internimage.InternImage`.
             **kwargs: further arguments of the class.
 
@@ -210,3 +217,67 @@ class InternImageBackbone(keras.Model):
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_internimage")
+class FlashInternImageBackbone(InternImageBackbone):
+    """FlashInternImage without a head: an `InternImageBackbone` with DCNv4.
+
+    ```python
+    backbone = keras_internimage.FlashInternImageBackbone.from_variant("T")
+    ```
+
+    Args:
+        channels, depths, groups: as for `keras_internimage.InternImage`.
+        core_op, dcn_output_bias, mlp_fc2_bias: as there, but for the defaults, which are those of
+            the sizes T, S and B. L has both biases.
+        **kwargs: all other arguments of `InternImageBackbone`.
+
+    Raises:
+        ValueError: as `InternImageBackbone`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        depths: Sequence[int],
+        groups: Sequence[int],
+        core_op: str = "DCNv4",
+        dcn_output_bias: bool = False,
+        mlp_fc2_bias: bool = False,
+        **kwargs,
+    ):
+        super().__init__(
+            channels,
+            depths,
+            groups,
+            core_op=core_op,
+            dcn_output_bias=dcn_output_bias,
+            mlp_fc2_bias=mlp_fc2_bias,
+            **kwargs,
+        )
+
+    @classmethod
+    def from_variant(
+        cls, variant: str, weights: str | os.PathLike | None = "imagenet", **kwargs
+    ) -> "FlashInternImageBackbone":
+        """The backbone of a published variant.
+
+        Args:
+            variant: "T", "S", "B" or "L", or the key of `VARIANTS`, such as "FlashT".
+            weights: as for `keras_internimage.InternImage`.
+            **kwargs: further arguments of the class.
+
+        Returns:
+            A `FlashInternImageBackbone`.
+
+        Raises:
+            ValueError: there is no such variant, or the weights do not fit.
+        """
+        key = FLASH + base(variant)
+        if key not in VARIANTS:
+            sizes = [base(name) for name in VARIANTS if name.startswith(FLASH)]
+            raise ValueError(
+                f"`variant` must be one of {', '.join(sizes)}. Received: variant={variant!r}"
+            )
+        return super().from_variant(key, weights, **kwargs)

@@ -45,12 +45,15 @@ def InternImage(
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",
     implementation: str | None = None,
+    core_op: str = "DCNv3",
+    dcn_output_bias: bool = True,
+    mlp_fc2_bias: bool = True,
     dtype: str | keras.DTypePolicy | None = None,
     default_size: int = 224,
     variant: str | None = None,
     name: str = "internimage",
 ) -> keras.Model:
-    """Instantiates an InternImage of any size.
+    """Instantiates an InternImage or FlashInternImage of any size.
 
     The first arguments carry the names of the official configuration files;
     `keras_internimage.models.stack` makes `channels`, `depths` and `groups` from the paper's
@@ -59,19 +62,20 @@ def InternImage(
     Args:
         channels: channels of the first stage, C1; each further stage has twice as many.
         depths: blocks of each of the four stages.
-        groups: DCNv3 groups of each of the four stages.
+        groups: groups of the operator in each of the four stages.
         mlp_ratio: hidden width of the blocks' MLPs over the number of channels.
         layer_scale: initial value of the residual branches' factors, None without.
-        offset_scale: factor of DCNv3's sampling grid and learned offsets.
+        offset_scale: factor of the operator's sampling grid and learned offsets.
         post_norm: normalise the branches' outputs instead of their inputs.
         res_post_norm: normalise both. Excludes `post_norm` and `layer_scale`.
-        dw_kernel_size: odd side of the depthwise convolution before the offsets (None: 3).
+        dw_kernel_size: odd side of the depthwise convolution before the offsets. None: 3 with
+            DCNv3, no convolution with DCNv4.
         level2_post_norm: whether layer norms follow blocks of the third stage.
         level2_post_norm_block_ids: which blocks, counted from 0.
-        center_feature_scale: blend DCNv3's output with its input.
+        center_feature_scale: blend the operator's output with its input.
         use_clip_projector: end with attention pooling over two levels (InternImage-H and -G;
             the image's sides must then be multiples of 32).
-        remove_center: DCNv3 without its central sampling point.
+        remove_center: DCNv3 without its central sampling point; DCNv4 keeps it.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the
             first. With 0 the model has no random state.
         drop_rate: dropout before the classifier.
@@ -88,7 +92,12 @@ def InternImage(
         classes: number of classes, for `include_top=True`.
         classifier_activation: activation of the last layer, None for logits. "softmax" or
             None when the classifier's weights are loaded; any where it is newly initialised.
-        implementation: which implementation of DCNv3 runs; None takes the fastest that can.
+        implementation: which implementation of the operator runs; None takes the fastest that
+            can.
+        core_op: "DCNv3" for InternImage, "DCNv4" for FlashInternImage; see
+            `keras_internimage.layers.DCNv4` for what differs.
+        dcn_output_bias, mlp_fc2_bias: whether the output projection of DCNv4 and the second layer
+            of the blocks' MLPs have a bias; with DCNv3 they always have.
         dtype: data type or policy of all layers, Keras' global one if None.
         default_size: side of the default input in pixels.
         variant: key of `VARIANTS`, tells which published weights the keywords stand for.
@@ -104,7 +113,8 @@ def InternImage(
 
     Reference:
         [InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
-        Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023)
+        Convolutions](https://arxiv.org/abs/2211.05778) (CVPR 2023);
+        [Efficient Deformable ConvNets](https://arxiv.org/abs/2401.06197) (CVPR 2024)
     """
     arguments.check_weights(weights, published.names(None if not include_top else "classification"))
     arguments.check_top(include_top, pooling, classes)
@@ -131,6 +141,9 @@ def InternImage(
         remove_center=remove_center,
         drop_path_rate=drop_path_rate,
         implementation=implementation,
+        core_op=core_op,
+        dcn_output_bias=dcn_output_bias,
+        mlp_fc2_bias=mlp_fc2_bias,
     )
     x, inputs = arguments.image_input(input_tensor, shape)
     with skip_initialization(weights is not None):

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from keras_internimage.layers.blocks import check_operator
+
 
 @dataclasses.dataclass(frozen=True)
 class InternImageConfig:
@@ -11,7 +13,8 @@ class InternImageConfig:
     Attributes:
         channels, depths, groups, mlp_ratio, layer_scale, offset_scale, post_norm, res_post_norm,
             dw_kernel_size, level2_post_norm, level2_post_norm_block_ids, center_feature_scale,
-            remove_center, drop_path_rate, implementation: as for `keras_internimage.InternImage`.
+            remove_center, drop_path_rate, implementation, core_op, dcn_output_bias,
+            mlp_fc2_bias: as for `keras_internimage.InternImage`.
 
     Raises:
         ValueError: widths, depths, groups and the third stage's norms do not fit each other.
@@ -32,11 +35,22 @@ class InternImageConfig:
     remove_center: bool = False
     drop_path_rate: float = 0.0
     implementation: str | None = None
+    core_op: str = "DCNv3"
+    dcn_output_bias: bool = True
+    mlp_fc2_bias: bool = True
 
     def __post_init__(self):
         for name in ("depths", "groups", "level2_post_norm_block_ids"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
+        check_operator(self.core_op, self.dcn_output_bias, self.mlp_fc2_bias)
+        if self.core_op == "DCNv4" and self.remove_center:
+            # The official files do not say how many points there are: the packing of offsets and
+            # masks is known for all nine alone, which the official FlashInternImage always has.
+            raise ValueError(
+                "`remove_center` must be False for models with DCNv4. "
+                f"Received: core_op={self.core_op!r}, remove_center={self.remove_center}"
+            )
         if len(self.depths) != 4 or len(self.groups) != 4:
             raise ValueError(
                 "`depths` and `groups` must have one entry for each of the 4 stages. "

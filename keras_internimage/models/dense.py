@@ -8,12 +8,12 @@ from typing import Any
 import keras
 from keras import KerasTensor
 
-from keras_internimage.checkpoints import load_weights, published
+from keras_internimage.checkpoints import load_weights, published, read
 from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers.composite import skip_initialization
 from keras_internimage.models.arguments import check_weights as check_backbone_weights
 from keras_internimage.models.backbone import InternImageBackbone
-from keras_internimage.variants import VARIANTS
+from keras_internimage.variants import VARIANTS, model_name
 
 LEVELS = 4
 # The initial layer scale of the official models where the classifier of the size has none.
@@ -66,10 +66,18 @@ def build_backbone(
     check_backbone_weights(backbone_weights, published.names())
     with skip_initialization(weights is not None or backbone_weights is not None):
         backbone = InternImageBackbone(
-            **{**dense_config(variant), **options}, name=f"internimage_{variant.lower()}"
+            **{**dense_config(variant), **options}, name=model_name(variant)
         )
+    flash = VARIANTS[variant].core_op == "DCNv4"
     # As the official code, which starts T's layer scales at 1: the classifier has none.
-    load_weights(backbone, backbone_weights, table=TABLE, variant=variant, keep_layer_scale=True)
+    load_weights(
+        backbone,
+        backbone_weights,
+        table=TABLE,
+        variant=variant,
+        containers=read.CONTAINERS_OF_DENSE_FLASH if flash else read.CONTAINERS,
+        keep_layer_scale=True,
+    )
     return backbone
 
 

@@ -56,6 +56,9 @@ def feature_maps(x: KerasTensor, config: InternImageConfig, dtype=None) -> list[
                 remove_center=config.remove_center,
                 drop_path_rate=next(rates),
                 implementation=config.implementation,
+                core_op=config.core_op,
+                dcn_output_bias=config.dcn_output_bias,
+                mlp_fc2_bias=config.mlp_fc2_bias,
                 name=f"stage{stage}_block{block + 1}",
                 dtype=dtype,
             )(x)

@@ -3,7 +3,8 @@ namesakes for segmentation, `finetune-upernet` and `scratch-upernet`, and for de
 `finetune-detection` and `scratch-detection`.
 
 Source of all other rows: https://github.com/OpenGVLab/InternImage, the configuration files of
-`classification`, `detection` and `segmentation`. This module imports no Keras.
+`classification`, `detection` and `segmentation`, and those of https://github.com/OpenGVLab/DCNv4
+for FlashInternImage. This module imports no Keras.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_internimage.training.recipe_types import RandAugment, Recipe
+from keras_internimage.variants import VARIANTS, base
 
 _CLASSIFICATION: dict[str, Any] = {
     "color_jitter": 0.4,
@@ -59,22 +61,32 @@ _LARGE_SEGMENTATION: dict[str, Any] = {
     "warmup_learning_rate": 2e-11,
     "clip_norm": 0.1,
 }
-_SMALL = {"T": 0.2, "S": 0.3, "B": 0.4}
-_ALL = ("T", "S", "B", "L", "XL", "H", "G")
+_SMALL = {"T": 0.2, "S": 0.3, "B": 0.4, "FlashT": 0.2, "FlashS": 0.3, "FlashB": 0.3}
+_SMALL_VARIANTS, _LARGE_VARIANTS = tuple(_SMALL), ("L", "XL", "FlashL")
+_ALL = tuple(VARIANTS)
+_WITH_UPERNET = tuple(variant for variant in _ALL if variant != "G")
+
+
+def _both(by_variant):
+    """Values by variant, of which FlashInternImage has those of the same size."""
+    return {name: by_variant[base(name)] for name in VARIANTS if base(name) in by_variant}
+
 
 # Not official: a user's own photographs, on one device.
 _OWN: dict[str, Any] = {
     "official": False,
-    "resolution": {"T": 224, "S": 224, "B": 224, "L": 384, "XL": 384, "H": 640, "G": 512},
+    "resolution": {name: row.resolution for name, row in VARIANTS.items()},
     "batch_size": None,
-    "drop_path_rate": {"T": 0.1, "S": 0.2, "B": 0.2, "L": 0.2, "XL": 0.2, "H": 0.2, "G": 0.4},
+    "drop_path_rate": _both(
+        {"T": 0.1, "S": 0.2, "B": 0.2, "L": 0.2, "XL": 0.2, "H": 0.2, "G": 0.4}
+    ),
     "label_smoothing": 0.1,
 }
 
 _OWN_SEGMENTATION: dict[str, Any] = {
     **_DENSE,
     **_OWN,
-    "resolution": {"T": 512, "S": 512, "B": 512, "L": 640, "XL": 640, "H": 896},
+    "resolution": _both({"T": 512, "S": 512, "B": 512, "L": 640, "XL": 640, "H": 896}),
     "schedule": "poly",
     "clip_norm": 5.0,
     "label_smoothing": 0.0,
@@ -123,7 +135,7 @@ _ROWS = (
     # The same of UperNet: its decoder is random, and learns faster than the blocks below it.
     Recipe(
         "finetune-upernet",
-        _ALL[:-1],
+        _WITH_UPERNET,
         epochs=50,
         warmup_epochs=1,
         learning_rate=2e-4,
@@ -132,7 +144,7 @@ _ROWS = (
     ),
     Recipe(
         "scratch-upernet",
-        _ALL[:-1],
+        _WITH_UPERNET,
         epochs=200,
         warmup_epochs=5,
         learning_rate=5e-4,
@@ -159,7 +171,7 @@ _ROWS = (
     ),
     Recipe(
         "in1k-224",
-        ("T", "S", "B"),
+        _SMALL_VARIANTS,
         resolution=224,
         batch_size=4096,
         epochs=300,
@@ -167,7 +179,7 @@ _ROWS = (
         learning_rate=5e-4,
         warmup_learning_rate=5e-7,
         minimum_learning_rate=5e-6,
-        drop_path_rate={"T": 0.1, "S": 0.4, "B": 0.5},
+        drop_path_rate=_both({"T": 0.1, "S": 0.4, "B": 0.5}),
         label_smoothing=0.1,
         random_erasing=0.25,
         mixup=0.8,
@@ -176,9 +188,9 @@ _ROWS = (
     ),
     Recipe(
         "22kto1k-384",
-        ("L", "XL"),
+        _LARGE_VARIANTS,
         resolution=384,
-        drop_path_rate={"L": 0.1, "XL": 0.2},
+        drop_path_rate=_both({"L": 0.1, "XL": 0.2}),
         **_FROM_22K,
     ),
     Recipe("22kto1k-640", ("H",), resolution=640, drop_path_rate=0.2, **_FROM_22K),
@@ -190,14 +202,21 @@ _ROWS = (
         drop_path_rate=0.6,
         **dict(_FROM_22K, epochs=100, warmup_epochs=0, ema=None, optional_layer_decay=None),
     ),
-    Recipe("mask-rcnn-1x", ("T", "S", "B"), drop_path_rate=_SMALL, **_DETECTION, **_ONE),
-    Recipe("mask-rcnn-3x", ("T", "S", "B"), drop_path_rate=_SMALL, **_DETECTION, **_THREE),
-    Recipe("cascade-1x", ("L", "XL"), layer_decay=0.94, drop_path_rate=0.4, **_DETECTION, **_ONE),
+    Recipe("mask-rcnn-1x", _SMALL_VARIANTS, drop_path_rate=_SMALL, **_DETECTION, **_ONE),
+    Recipe("mask-rcnn-3x", _SMALL_VARIANTS, drop_path_rate=_SMALL, **_DETECTION, **_THREE),
+    Recipe(
+        "cascade-1x",
+        _LARGE_VARIANTS,
+        layer_decay=0.94,
+        drop_path_rate=0.4,
+        **_DETECTION,
+        **_ONE,
+    ),
     Recipe(
         "cascade-3x",
-        ("L", "XL"),
+        _LARGE_VARIANTS,
         layer_decay=0.9,
-        drop_path_rate={"L": 0.4, "XL": 0.6},
+        drop_path_rate=_both({"L": 0.4, "XL": 0.6}),
         # mmcv's momentum 1e-4 is the weight of the new value.
         ema=0.9999,
         ema_ramp=2000,
@@ -230,7 +249,7 @@ _ROWS = (
     ),
     Recipe(
         "upernet-512",
-        ("T", "S", "B"),
+        _SMALL_VARIANTS,
         resolution=512,
         learning_rate=6e-5,
         warmup_learning_rate=6e-11,
@@ -239,7 +258,7 @@ _ROWS = (
     ),
     Recipe(
         "upernet-640",
-        ("L", "XL"),
+        _LARGE_VARIANTS,
         resolution=640,
         layer_decay=0.94,
         drop_path_rate=0.4,

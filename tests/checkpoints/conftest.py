@@ -11,6 +11,8 @@ import keras_internimage
 from keras_internimage.checkpoints.names.classifier import TABLE
 
 TINY = ("tiny_prenorm", "tiny_postnorm", "tiny_h", "tiny_g", "tiny_remove_center")
+# FlashInternImage: without a depthwise convolution, with one, with all biases.
+TINY += ("tiny_flash_prenorm", "tiny_flash_postnorm", "tiny_flash_l")
 NAME = "tiny_remove_center"
 ON_EVERY_BACKEND = [
     name if name in (NAME, "tiny_h") else pytest.param(name, marks=pytest.mark.any_backend)

@@ -7,10 +7,11 @@ from keras_internimage.checkpoints.names import BATCH_COUNTER
 from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.checkpoints.read import official_name
 from keras_internimage.models import VARIANTS
+from keras_internimage.variants import model_name
 
 pytestmark = pytest.mark.any_backend
 
-SIZES = {key: f"internimage_{key.lower()}" for key in VARIANTS}
+SIZES = {key: model_name(key) for key in VARIANTS}
 
 
 def shapes_of(name):
@@ -29,7 +30,14 @@ def test_the_official_arguments_are_found(name):
         found = guess.config[key]
         assert (list(found) if isinstance(found, tuple) else found) == value, key
     for key in set(guess.config) - set(expected) - {"layer_scale"}:
-        defaults = {"mlp_ratio": 4.0, "dw_kernel_size": 3, "offset_scale": 1.0}
+        defaults = {
+            "mlp_ratio": 4.0,
+            "dw_kernel_size": 3,
+            "offset_scale": 1.0,
+            "core_op": "DCNv3",
+            "dcn_output_bias": True,
+            "mlp_fc2_bias": True,
+        }
         assert guess.config[key] == defaults.get(key, False) or guess.config[key] is None, key
 
 
@@ -50,6 +58,11 @@ PARAMETERS = {
     "XL": 334_819_780,
     "H": 1_089_636_760,
     "G": 3_076_373_352,
+    # With rows of offsets and masks that nothing reads.
+    "FlashT": 29_815_528,
+    "FlashS": 50_067_496,
+    "FlashB": 97_448_960,
+    "FlashL": 223_297_080,
 }
 
 
@@ -100,6 +113,13 @@ def test_what_shapes_do_not_tell_is_named():
 @pytest.mark.parametrize("shapes", [{}, {"conv1.weight": (64, 3, 7, 7)}])
 def test_another_model(shapes):
     with pytest.raises(CheckpointError, match="must hold the tensors of an InternImage"):
+        infer_config(shapes)
+
+
+def test_offsets_of_no_number_of_groups():
+    shapes = shapes_of("tiny_flash_prenorm")
+    shapes["levels.1.blocks.0.dcn.offset_mask.weight"] = (64, 32)
+    with pytest.raises(CheckpointError, match="a number of groups for offsets and masks of"):
         infer_config(shapes)
 
 

@@ -5,6 +5,7 @@ from deterministic import model_shapes
 
 from keras_internimage.checkpoints import published
 from keras_internimage.models import VARIANTS
+from keras_internimage.variants import model_name
 
 pytestmark = pytest.mark.any_backend
 
@@ -14,11 +15,41 @@ SEGMENTERS = [row for row in published.PUBLISHED if row.task == "segmentation"]
 DETECTORS = [row for row in published.PUBLISHED if row.task == "detection"]
 
 
+# Of which files sizes and hashes are known; FlashInternImage's are not.
+KNOWN = [row for row in CLASSIFIERS if row.repository == "InternImage"]
+FLASH = [row for row in published.PUBLISHED if row.repository == "DCNv4"]
+
+
+def test_flash_internimage():
+    assert [row.variant for row in FLASH] == [
+        row.variant for row in published.PUBLISHED if row.variant.startswith("Flash")
+    ]
+    for row in FLASH:
+        assert (row.bytes, row.sha256, row.revision, row.stored_dtype) == (None, None, "main", None)
+        assert "flash_intern" in row.name and len(row.name) < 50
+        url = f"https://huggingface.co/OpenGVLab/DCNv4/resolve/main/{row.name}.pth"
+        assert row.url == url
+    # The hub's name, not that of the authors' table.
+    assert published.for_variant("FlashL").name == "flash_intern_image_l_22kto1k_384"
+    assert published.for_variant("FlashL", "imagenet22k").name == "flash_intern_image_l_22k_384"
+    names = {row.name: (row.miou, row.miou_multiscale) for row in FLASH if row.miou}
+    assert names == {
+        "upernet_flash_internimage_t_512_160k_ade20k": (49.3, 50.3),
+        "upernet_flash_internimage_s_512_160k_ade20k": (50.6, 51.6),
+        "upernet_flash_internimage_b_512_160k_ade20k": (52.0, 52.6),
+        "upernet_flash_internimage_l_640_160k_ade20k": (55.6, 56.0),
+    }
+    detectors = {row.name: (row.box_ap, row.mask_ap) for row in FLASH if row.box_ap}
+    assert len(detectors) == 6
+    assert detectors["mask_rcnn_flash_internimage_t_fpn_1x_coco"] == (48.0, 43.1)
+    assert detectors["mask_rcnn_flash_internimage_b_fpn_3x_coco"] == (50.6, 45.4)
+
+
 def test_table_is_well_formed():
-    assert len(CLASSIFIERS) == 11
+    assert len(KNOWN) == 11
     for column in ("name", "sha256", "bytes"):
-        assert len({getattr(row, column) for row in CLASSIFIERS}) == 11
-    for row in CLASSIFIERS:
+        assert len({getattr(row, column) for row in KNOWN}) == 11
+    for row in KNOWN:
         assert len(row.sha256) == 64 and int(row.sha256, 16)
         assert len(row.revision) == 40 and int(row.revision, 16)
         assert row.classes in (1000, 21841)
@@ -26,7 +57,7 @@ def test_table_is_well_formed():
 
 
 def test_segmentation_models():
-    assert len(SEGMENTERS) == 13 == len({row.name for row in SEGMENTERS})
+    assert len(SEGMENTERS) == 17 == len({row.name for row in SEGMENTERS})
     tasks = ("classification", "segmentation", "detection")
     assert published.names() == sum((published.names(task) for task in tasks), ())
     for row in SEGMENTERS:
@@ -34,7 +65,7 @@ def test_segmentation_models():
         assert (row.sha256, row.revision, row.top1) == (None, "main", None)
         assert 40 < row.miou < row.miou_multiscale < 90
         assert row.url.endswith(f"/main/{row.name}.pth")
-    for variant in ("T", "S", "B", "L", "XL", "H"):
+    for variant in (name for name in VARIANTS if name != "G"):
         assert published.for_variant(variant, "ade20k").data == "ade20k"
     assert published.for_variant("L", "cityscapes").data == "cityscapes"
     with pytest.raises(ValueError, match="for 'H': upernet_internimage_h.*weights='cityscapes'"):
@@ -42,14 +73,14 @@ def test_segmentation_models():
 
 
 def test_detectors():
-    assert len(DETECTORS) == 10 == len({row.name for row in DETECTORS})
+    assert len(DETECTORS) == 18 == len({row.name for row in DETECTORS})
     for row in DETECTORS:
         assert (row.sha256, row.bytes, row.revision) == (None, None, "main")
         assert (row.classes, row.data) == (80, "coco") and 40 < row.mask_ap < row.box_ap < 60
-        head = "cascade" if row.variant in ("L", "XL") else "mask_rcnn"
-        start = f"{head}_internimage_{row.variant.lower()}_fpn_"
+        head = "cascade" if row.variant in ("L", "XL", "FlashL") else "mask_rcnn"
+        start = f"{head}_{model_name(row.variant)}_fpn_"
         assert row.url.endswith((f"/main/{start}1x_coco.pth", f"/main/{start}3x_coco.pth"))
-    for variant in ("T", "S", "B", "L", "XL"):
+    for variant in {row.variant for row in DETECTORS}:
         # The longer schedule, which is the better one.
         best = max((row for row in DETECTORS if row.variant == variant), key=lambda r: r.box_ap)
         assert published.for_variant(variant, "coco") == best and "_3x_" in best.name
@@ -59,7 +90,7 @@ def test_detectors():
         published.for_variant("T", "lvis")
 
 
-@pytest.mark.parametrize("row", CLASSIFIERS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", KNOWN, ids=lambda row: row.name)
 def test_file_sizes_are_those_of_the_variants(row):
     shapes = model_shapes(f"internimage_{row.variant.lower()}")
     shapes["head.weight"] = (row.classes, shapes["head.weight"][1])

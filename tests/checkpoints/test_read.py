@@ -15,6 +15,7 @@ from checkpoints.conftest import (
 )
 
 from keras_internimage.checkpoints import CheckpointError, open_checkpoint, tensors
+from keras_internimage.checkpoints.read import CONTAINERS_OF_DENSE_FLASH
 
 pytestmark = pytest.mark.any_backend
 
@@ -107,6 +108,23 @@ def test_a_teacher_and_counters_are_dropped(tmp_path):
     checkpoint = open_checkpoint(save_pth(tmp_path / "x.pth", stored))
     assert equal(checkpoint)
     assert len(checkpoint.dropped) == len(WEIGHTS) + 1
+
+
+def test_the_copies_of_an_average_are_dropped(tmp_path):
+    """As MMCV leaves them in the container; and what PyTorch's averaging counts."""
+    copies = {f"ema_{name.replace('.', '_')}": value + 1 for name, value in WEIGHTS.items()}
+    stored = {**WEIGHTS, **copies, "n_averaged": np.int64(3), "num_updates": np.int64(4)}
+    checkpoint = open_checkpoint(save_pth(tmp_path / "x.pth", stored, "state_dict"))
+    assert equal(checkpoint) and len(checkpoint.dropped) == len(WEIGHTS) + 2
+
+
+def test_containers_are_taken_in_the_order_asked_for(tmp_path):
+    average = {name: to_torch(value + 1) for name, value in WEIGHTS.items()}
+    path = save_pth(tmp_path / "x.pth", WEIGHTS, model_ema=average)
+    assert equal(open_checkpoint(path))
+    checkpoint = open_checkpoint(path, containers=CONTAINERS_OF_DENSE_FLASH)
+    assert checkpoint.container == "model_ema"
+    assert equal(checkpoint, {name: value + 1 for name, value in WEIGHTS.items()})
 
 
 def test_the_hubs_names(tmp_path):

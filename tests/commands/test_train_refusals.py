@@ -29,7 +29,10 @@ pytestmark = pytest.mark.any_backend
         ("--variant T --channels 16 --depths 1 1 1 1 --groups 1 1 1 1", "defined either by"),
         ("--channels 16 --depths 1 1 1 1 --groups 3 2 4 8", "a number of groups that divides"),
         ("--freeze 5", "--freeze must be at most 4"),
-        ("--variant L --recipe in1k-224", "`variant` must be one of T, S, B for the recipe"),
+        (
+            "--variant L --recipe in1k-224",
+            "one of T, S, B, FlashT, FlashS, FlashB for the recipe",
+        ),
         (
             "--weights no/such/file.pth",
             "--weights no/such/file.pth (no such file",

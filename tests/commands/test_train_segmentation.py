@@ -158,11 +158,17 @@ def test_stopped_and_resumed_is_as_if_uninterrupted(trained, data, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--variant G", "--variant must be one of T, S, B, L, XL, H for segmentation"),
+        (
+            "--variant G",
+            "--variant must be one of T, S, B, L, XL, H, FlashT, FlashS, FlashB, FlashL",
+        ),
         ("--class-weights balanced", "--class-weights is for classification. Received: "),
         ("--sampling balanced", "--sampling is for classification. Received: "),
         ("--recipe finetune", "--recipe must be one of finetune-upernet, scratch-upernet, upernet"),
-        ("--variant L --recipe upernet-512", "must be one of T, S, B for the recipe"),
+        (
+            "--variant L --recipe upernet-512",
+            "of T, S, B, FlashT, FlashS, FlashB for the recipe",
+        ),
         ("--weights nowhere", "--weights must be imagenet, imagenet22k, ade20k, cityscapes, the"),
         ("--variant H --weights cityscapes", "`weights` must be published for the variant"),
         ("--variant B --weights upernet_internimage_t_512_160k_ade20k", "ade20k, of T, for B"),

@@ -22,7 +22,7 @@ from ecosystem.small import (
     sgd,
 )
 
-from keras_internimage import InternImageBackbone
+from keras_internimage import FlashInternImageBackbone, InternImageBackbone
 
 keras_hub = pytest.importorskip("keras_hub")
 
@@ -95,6 +95,18 @@ def test_preset_of_the_backbone(tmp_path):
     # Its own class refuses what does not inherit from it.
     with pytest.raises(ValueError, match="not a subclass of calling class `Backbone`"):
         keras_hub.models.Backbone.from_preset(str(tmp_path / "preset"))
+
+
+@pytest.mark.any_backend
+def test_preset_of_flash_internimage(tmp_path):
+    sizes = {"channels": 16, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
+    model = FlashInternImageBackbone(**sizes, image_shape=(64, 64, 3))
+    model.save_to_preset(str(tmp_path / "preset"))
+    for kind in (FlashInternImageBackbone, InternImageBackbone):
+        loaded = kind.from_preset(str(tmp_path / "preset"))
+        assert type(loaded) is FlashInternImageBackbone
+        assert loaded.get_config() == model.get_config()
+        check_same(model, loaded)
 
 
 def test_segformer_asks_for_other_levels():

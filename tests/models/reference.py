@@ -7,12 +7,11 @@
 import contextlib
 import csv
 import gzip
-import json
 import pathlib
 
 import keras
 import numpy as np
-from deterministic import image, official_weight
+from deterministic import image, model_config, official_weight
 from keras import ops
 
 import keras_internimage
@@ -21,11 +20,19 @@ from keras_internimage.checkpoints.read import official_name
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "models"
 TINY = ("tiny_prenorm", "tiny_postnorm", "tiny_h", "tiny_g", "tiny_remove_center")
+# FlashInternImage: as T and T of dense tasks; S and B; L; no published one.
+TINY_FLASH = (
+    "tiny_flash_prenorm",
+    "tiny_flash_dense_t",
+    "tiny_flash_postnorm",
+    "tiny_flash_l",
+    "tiny_flash_res_post_norm",
+)
 
 
 def config(name):
     """The official constructor's arguments, as those of `InternImage`."""
-    arguments = json.loads((DATA / f"{name}.json").read_text())
+    arguments = model_config(name)
     arguments["classes"] = arguments.pop("num_classes")
     return arguments
 

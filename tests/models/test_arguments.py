@@ -10,11 +10,20 @@ from models.reference import call, without_values
 from small_models import TINY
 
 import keras_internimage
-from keras_internimage import InternImage, InternImageBackbone, InternImageH, InternImageT, models
+from keras_internimage import (
+    FlashInternImageBackbone,
+    FlashInternImageT,
+    InternImage,
+    InternImageBackbone,
+    InternImageH,
+    InternImageT,
+    models,
+)
 from keras_internimage.models.config import InternImageConfig
+from keras_internimage.variants import function_name, model_name, title
 from keras_internimage.weights_convert.export import export
 
-FUNCTIONS = [getattr(models, f"InternImage{variant}") for variant in models.VARIANTS]
+FUNCTIONS = [getattr(models, function_name(variant)) for variant in models.VARIANTS]
 
 
 @pytest.fixture
@@ -34,7 +43,7 @@ def no_values():
         *(
             # The two kinds of head; the others differ in numbers only.
             (function, "channels_last")
-            if function in (InternImageT, InternImageH)
+            if function in (InternImageT, InternImageH, FlashInternImageT)
             else pytest.param(function, "channels_last", marks=pytest.mark.any_backend)
             for function in FUNCTIONS
         ),
@@ -48,7 +57,7 @@ def test_application_contract(function, data_format):
     The global data format does not matter: images are channels last.
     """
     keras.config.set_image_data_format(data_format)
-    width = models.VARIANTS[function.__name__.removeprefix("InternImage")].c1 * 8
+    width = models.VARIANTS[function.__name__.replace("InternImage", "")].c1 * 8
     model = function(weights=None, include_top=False, input_shape=(None, None, 1))
     assert model.output_shape == (None, None, None, width)
     model = function(weights=None, include_top=False, input_shape=(123, 123, 4))
@@ -201,12 +210,18 @@ def test_backbone_refusals():
         InternImageBackbone(**TINY, data_format="channels_first")
     with pytest.raises(ValueError, match="variant='M'"):
         InternImageBackbone.from_variant("M")
+    with pytest.raises(ValueError, match="one of T, S, B, L. Received: variant='XL'"):
+        FlashInternImageBackbone.from_variant("XL")
+    with pytest.raises(ValueError, match="remove_center=True"):
+        FlashInternImageBackbone(**TINY, remove_center=True)
+    with pytest.raises(ValueError, match="must be True with DCNv3"):
+        InternImageBackbone(**TINY, dcn_output_bias=False)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_signatures_are_explicit(function):
     """What editors and `help` show, of the source's own functions."""
-    variant = function.__name__.removeprefix("InternImage")
+    variant = function.__name__.replace("InternImage", "")
     parameters = inspect.signature(function).parameters
     defaults = {name: p.default for name, p in parameters.items() if name != "kwargs"}
     assert defaults == {
@@ -217,12 +232,12 @@ def test_signatures_are_explicit(function):
         "pooling": None,
         "classes": 1000,
         "classifier_activation": "softmax",
-        "name": f"internimage_{variant.lower()}",
+        "name": model_name(variant),
     }
     assert list(parameters)[-1] == "kwargs"
     assert f"def {function.__name__}(" in inspect.getsource(function)
     side = models.VARIANTS[variant].resolution
-    assert function.__doc__.startswith(f"Instantiates InternImage-{variant}: ")
+    assert function.__doc__.startswith(f"Instantiates {title(variant)}: ")
     assert f"{side} x {side} pixels." in function.__doc__.splitlines()[0]
     assert f"default ({side}, {side}, 3)" in function.__doc__
 
@@ -230,7 +245,7 @@ def test_signatures_are_explicit(function):
 def test_the_configuration_is_the_arguments_of_the_models():
     config = InternImageConfig(16, [1, 1, 2, 1], [1, 2, 4, 8])
     fields = {field.name: field.default for field in dataclasses.fields(InternImageConfig)}
-    assert len(fields) == 15
+    assert len(fields) == 18
     for made in (InternImage, InternImageBackbone.__init__):
         parameters = inspect.signature(made).parameters
         assert list(fields)[:3] == [name for name in parameters if name != "self"][:3]

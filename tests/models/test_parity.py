@@ -11,6 +11,7 @@ from models import reference
 from keras_internimage import InternImageBackbone
 from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers import InternImageBlock
+from keras_internimage.variants import model_name
 
 TINY_TOLERANCE = 2e-5
 FULL_TOLERANCE = 5e-5
@@ -31,7 +32,7 @@ def stages_and_logits(model, x):
     return keras.Model(model.input, outputs).predict(x, verbose=0)
 
 
-@pytest.mark.parametrize("name", reference.TINY)
+@pytest.mark.parametrize("name", reference.TINY + reference.TINY_FLASH)
 def test_tiny_stages_and_logits(name):
     stored = reference.numbers(name)
     *stages, logits = stages_and_logits(reference.classifier(name), reference.images(name))
@@ -45,7 +46,7 @@ def test_the_same_without_compiling():
     assert_close(reference.classifier("tiny_prenorm")(x), stored["logits"], TINY_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", reference.TINY)
+@pytest.mark.parametrize("name", reference.TINY + reference.TINY_FLASH)
 def test_tiny_gradients(name):
     stored, x = reference.numbers(name), reference.images(name)
     seed = int(stored["seed"])
@@ -156,9 +157,9 @@ def check_full_size(name):
     assert_close(logits, stored["logits"], FULL_TOLERANCE)
 
 
-@pytest.mark.parametrize("variant", ["t", "s"])
+@pytest.mark.parametrize("variant", ["T", "S", "FlashT", "FlashS"])
 def test_full_size(variant):
-    check_full_size(f"internimage_{variant}")
+    check_full_size(model_name(variant))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import small_models
 from small_models import FIVE_BLOCKS
 
 import keras_internimage
-from keras_internimage.layers import DCNv3
+from keras_internimage.layers import DCNv3, DCNv4
 
 # What InternImage-L, -H and -G have beside the smaller ones.
 OPTIONS = {
@@ -22,14 +22,21 @@ OPTIONS = {
         "level2_post_norm_block_ids": (0, 1),
         "use_clip_projector": True,
     },
+    "flash": {"core_op": "DCNv4", "dcn_output_bias": False, "mlp_fc2_bias": False},
+    "flash_with_all": {
+        "core_op": "DCNv4",
+        "dw_kernel_size": 3,
+        "offset_scale": 0.5,
+        "center_feature_scale": True,
+    },
 }
 
 
 def _scattered(model):
-    """Gives the offsets, masks and scales of every DCNv3 something to predict."""
+    """Gives the offsets, masks and scales of every DCNv3 and DCNv4 something to predict."""
     rng = np.random.default_rng(0)
     for layer in model._flatten_layers():
-        if isinstance(layer, DCNv3):
+        if isinstance(layer, (DCNv3, DCNv4)):
             scale = [layer.center_scale] if layer.center_feature_scale else []
             for part in [layer.offset_mask, *scale]:
                 part.kernel.assign(rng.normal(0, 0.4, part.kernel.shape))

@@ -27,10 +27,11 @@ def recomputed(layer, inputs, positions, weights):
 
     `weights` are the operator's, `(Q, G, P)`.
     """
+    projection = layer.input_proj if isinstance(layer, DCNv3) else layer.value_proj
     dense = [
         (np.array(keras.ops.convert_to_numpy(part.kernel), "float64"),
-         np.array(keras.ops.convert_to_numpy(part.bias), "float64"))
-        for part in (layer.input_proj, layer.output_proj)
+         0 if part.bias is None else np.array(keras.ops.convert_to_numpy(part.bias), "float64"))
+        for part in (projection, layer.output_proj)
     ]  # fmt: skip
     value = inputs @ dense[0][0] + dense[0][1]
     depth = value.shape[-1] // layer.groups
@@ -51,7 +52,14 @@ def dcn_in_and_out(model, block, x):
 
 
 @pytest.mark.parametrize(
-    "options", [pytest.param("plain", marks=pytest.mark.any_backend), "large", "huge"]
+    "options",
+    [
+        pytest.param("plain", marks=pytest.mark.any_backend),
+        "large",
+        "huge",
+        pytest.param("flash", marks=pytest.mark.any_backend),
+        "flash_with_all",
+    ],
 )
 def test_the_operator_is_recomputed_from_the_points(tiny, normalized, options):
     model = tiny(options)
@@ -63,7 +71,8 @@ def test_the_operator_is_recomputed_from_the_points(tiny, normalized, options):
     shape = (16, points.groups, -1)
     positions = points.positions.reshape(*shape, 2) / points.stride
     weights = points.weights.reshape(shape) * points.groups
-    np.testing.assert_allclose(points.weights.sum(axis=1), 1, atol=1e-6)
+    if isinstance(block.dcn, DCNv3):  # nothing bounds DCNv4's
+        np.testing.assert_allclose(points.weights.sum(axis=1), 1, atol=1e-6)
     found = recomputed(block.dcn, inputs, positions, weights)
     expected = outputs.reshape(16, -1)
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())

@@ -167,7 +167,10 @@ def test_an_export_of_nan_leaves_nothing_behind(tmp_path):
     [
         ({"target": "x.h5"}, "must end in .weights.h5 or .keras. Received: path=x.h5"),
         ({"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16"),
-        ({"variant": "Q"}, "variant must be one of T, S, B, L, XL, H, G. Received: variant='Q'"),
+        (
+            {"variant": "Q"},
+            "variant must be one of T, S, B, L, XL, H, G, FlashT, .*. Received: variant='Q'",
+        ),
         ({"target": "none/x.keras"}, "folder must exist"),
         ({"classes": 3, "include_top": False}, "`classes` needs a classification head"),
     ],

@@ -1,4 +1,4 @@
-"""Stem and stages of InternImage: the rows that the tables of all its models begin with."""
+"""Stem and stages of InternImage and FlashInternImage: the rows that all tables begin with."""
 
 from keras_internimage.checkpoints.names.layouts import (
     CENTER_SCALE,
@@ -6,8 +6,10 @@ from keras_internimage.checkpoints.names.layouts import (
     CONV_WITHOUT_BIAS,
     DEPTHWISE_CONV,
     LINEAR,
+    LINEAR_WITHOUT_BIAS,
     NORM,
     OFFSET_MASK,
+    PACKED_OFFSET_MASK,
     SCALES,
 )
 from keras_internimage.checkpoints.names.table import (
@@ -35,7 +37,19 @@ def _norms_after_blocks(config):
 
 _scaled_blocks = where(lambda config: config["layer_scale"] is not None, blocks)
 _center_scaled_blocks = where(lambda config: config["center_feature_scale"], blocks)
+_dcnv3_blocks = where(lambda config: config["core_op"] == "DCNv3", blocks)
+_dcnv4_blocks = where(lambda config: config["core_op"] == "DCNv4", blocks)
+_dcnv4_dw_blocks = where(lambda config: config["dw_kernel_size"] is not None, _dcnv4_blocks)
 _res_post_norm_blocks = where(lambda config: config["res_post_norm"], blocks)
+
+
+def _optional_bias(layer, official, argument):
+    """The rows of a layer of each block that has a bias where an argument says so."""
+    return (
+        Row(layer, official, LINEAR, where(lambda config: config[argument], blocks)),
+        Row(layer, official, LINEAR_WITHOUT_BIAS, where(lambda c: not c[argument], blocks)),
+    )
+
 
 ROWS = (
     Row("stem/conv{k}", "patch_embed.conv{k}", CONV, twice(once)),
@@ -43,12 +57,19 @@ ROWS = (
     Row(f"{_BLOCK}/norm{{k}}", f"{_OFFICIAL_BLOCK}.norm{{k}}.0", NORM, twice(blocks)),
     Row(f"{_BLOCK}/dcn/center_feature_scale",
         f"{_OFFICIAL_BLOCK}.dcn.center_feature_scale_proj", CENTER_SCALE, _center_scaled_blocks),
-    Row(f"{_BLOCK}/dcn/dw_conv", f"{_OFFICIAL_BLOCK}.dcn.dw_conv.0", DEPTHWISE_CONV, blocks),
-    Row(f"{_BLOCK}/dcn/dw_norm", f"{_OFFICIAL_BLOCK}.dcn.dw_conv.1.1", NORM, blocks),
-    Row(f"{_BLOCK}/dcn/offset_mask", f"{_OFFICIAL_BLOCK}.dcn", OFFSET_MASK, blocks),
-    Row(f"{_BLOCK}/dcn/input_proj", f"{_OFFICIAL_BLOCK}.dcn.input_proj", LINEAR, blocks),
-    Row(f"{_BLOCK}/dcn/output_proj", f"{_OFFICIAL_BLOCK}.dcn.output_proj", LINEAR, blocks),
-    Row(f"{_BLOCK}/mlp_fc{{k}}", f"{_OFFICIAL_BLOCK}.mlp.fc{{k}}", LINEAR, twice(blocks)),
+    Row(f"{_BLOCK}/dcn/dw_conv", f"{_OFFICIAL_BLOCK}.dcn.dw_conv.0", DEPTHWISE_CONV, _dcnv3_blocks),
+    Row(f"{_BLOCK}/dcn/dw_norm", f"{_OFFICIAL_BLOCK}.dcn.dw_conv.1.1", NORM, _dcnv3_blocks),
+    Row(f"{_BLOCK}/dcn/offset_mask", f"{_OFFICIAL_BLOCK}.dcn", OFFSET_MASK, _dcnv3_blocks),
+    Row(f"{_BLOCK}/dcn/input_proj", f"{_OFFICIAL_BLOCK}.dcn.input_proj", LINEAR, _dcnv3_blocks),
+    Row(f"{_BLOCK}/dcn/value_proj", f"{_OFFICIAL_BLOCK}.dcn.value_proj", LINEAR, _dcnv4_blocks),
+    Row(f"{_BLOCK}/dcn/offset_mask_dw", f"{_OFFICIAL_BLOCK}.dcn.offset_mask_dw", DEPTHWISE_CONV,
+        _dcnv4_dw_blocks),
+    Row(f"{_BLOCK}/dcn/offset_mask_proj", f"{_OFFICIAL_BLOCK}.dcn.offset_mask",
+        PACKED_OFFSET_MASK, _dcnv4_blocks),
+    *_optional_bias(f"{_BLOCK}/dcn/output_proj", f"{_OFFICIAL_BLOCK}.dcn.output_proj",
+        "dcn_output_bias"),
+    Row(f"{_BLOCK}/mlp_fc1", f"{_OFFICIAL_BLOCK}.mlp.fc1", LINEAR, blocks),
+    *_optional_bias(f"{_BLOCK}/mlp_fc2", f"{_OFFICIAL_BLOCK}.mlp.fc2", "mlp_fc2_bias"),
     Row(_BLOCK, _OFFICIAL_BLOCK, SCALES, _scaled_blocks),
     Row(f"{_BLOCK}/res_post_norm{{k}}", f"{_OFFICIAL_BLOCK}.res_post_norm{{k}}.0", NORM,
         twice(_res_post_norm_blocks)),

@@ -1,13 +1,16 @@
 """How Keras variables are laid out in the official files, and which weights a layer has.
 
 Every layout change is a permutation or a concatenation, so it is undone exactly, and gradients
-are carried over as weights are.
+are carried over as weights are. What the official code stores without using it comes back as zeros.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from keras_internimage.ops.dcnv4 import channels as packed_channels
+from keras_internimage.ops.dcnv4 import packing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,27 @@ SHUFFLED_KERNEL = Layout(
 )
 SHUFFLED_BIAS = Layout(_to_depth_to_space, lambda w: (_from_depth_to_space(w),))
 
+# DCNv4's offsets and masks: official rows go group by group, with unused ones at the end. How
+# many groups there are is seen from their number, as all official models have nine points.
+_POINTS = 9
+
+
+def _from_packed(w):
+    return w[packing(w.shape[0] // (3 * _POINTS), _POINTS)]
+
+
+def _to_packed(w):
+    groups, rest = divmod(w.shape[0], 3 * _POINTS)
+    if rest:
+        raise ValueError(f"Points of DCNv4 must be {_POINTS} a group. Received: {w.shape[0]} units")
+    packed = np.zeros((packed_channels(groups, _POINTS), *w.shape[1:]), w.dtype)
+    packed[packing(groups, _POINTS)] = w
+    return packed
+
+
+PACKED_KERNEL = Layout(lambda w: _from_packed(w).T, lambda w: (_to_packed(w.T),))
+PACKED_BIAS = Layout(_from_packed, lambda w: (_to_packed(w),))
+
 # A matrix on what was pooled in 7 x 7 bins: official inputs are ordered by channel, row, column,
 # Keras' by row, column, channel.
 _BINS = 7
@@ -85,6 +109,7 @@ POOLED_KERNEL = Layout(
 Kind = tuple[tuple[str, str, Layout], ...]
 NORM: Kind = (("gamma", ".weight", SAME), ("beta", ".bias", SAME))
 LINEAR: Kind = (("kernel", ".weight", TRANSPOSED), ("bias", ".bias", SAME))
+LINEAR_WITHOUT_BIAS: Kind = (("kernel", ".weight", TRANSPOSED),)
 POOLED_LINEAR: Kind = (("kernel", ".weight", POOLED_KERNEL), ("bias", ".bias", SAME))
 CONV: Kind = (("kernel", ".weight", CONVOLUTION), ("bias", ".bias", SAME))
 CONV_WITHOUT_BIAS: Kind = (("kernel", ".weight", CONVOLUTION),)
@@ -96,6 +121,10 @@ BATCH_NORM: Kind = NORM + (
 OFFSET_MASK: Kind = (
     ("kernel", ".offset.weight+.mask.weight", JOINED_KERNEL),
     ("bias", ".offset.bias+.mask.bias", JOINED_BIAS),
+)
+PACKED_OFFSET_MASK: Kind = (
+    ("kernel", ".weight", PACKED_KERNEL),
+    ("bias", ".bias", PACKED_BIAS),
 )
 CENTER_SCALE: Kind = (("kernel", "_weight", TRANSPOSED), ("bias", "_bias", SAME))
 ATTENTION_INPUT: Kind = (("kernel", ".weight", TRANSPOSED), ("bias", "_bias", SAME))

@@ -1,15 +1,33 @@
 """The rename table of Mask R-CNN with an InternImage as its backbone."""
 
 from keras_internimage.checkpoints.names import backbone
-from keras_internimage.checkpoints.names.layouts import CONV, LINEAR, POOLED_LINEAR
-from keras_internimage.checkpoints.names.table import RenameTable, Row, counted
+from keras_internimage.checkpoints.names.layouts import (
+    CONV,
+    CONV_WITHOUT_BIAS,
+    LINEAR,
+    NORM,
+    POOLED_LINEAR,
+)
+from keras_internimage.checkpoints.names.table import RenameTable, Row, counted, where
 
 _BOXES, _MASKS = "roi_head.bbox_head", "roi_head.mask_head"
 
+
+def _pyramid(layer, official):
+    """The rows of four convolutions with a bias, or with a norm in its place."""
+    normed = where(lambda config: config.get("pyramid_norm", False), counted(4))
+    biased = where(lambda config: not config.get("pyramid_norm", False), counted(4))
+    return (
+        Row(layer, f"{official}.conv", CONV, biased),
+        Row(layer, f"{official}.conv", CONV_WITHOUT_BIAS, normed),
+        Row(f"{layer}_norm", f"{official}.ln", NORM, normed),
+    )
+
+
 # What all detectors have between the backbone and what looks into regions.
 PROPOSALS = (
-    Row("fpn/lateral{k}", "neck.lateral_convs.{k-1}.conv", CONV, counted(4)),
-    Row("fpn/output{k}", "neck.fpn_convs.{k-1}.conv", CONV, counted(4)),
+    *_pyramid("fpn/lateral{k}", "neck.lateral_convs.{k-1}"),
+    *_pyramid("fpn/output{k}", "neck.fpn_convs.{k-1}"),
     Row("rpn/conv", "rpn_head.rpn_conv", CONV),
     Row("rpn/objectness", "rpn_head.rpn_cls", CONV),
     Row("rpn/deltas", "rpn_head.rpn_reg", CONV),

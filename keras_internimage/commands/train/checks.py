@@ -93,7 +93,7 @@ def new_training(options, folder):
     settings.recipe_of(options.recipe or settings.default_recipe(task, start)[0], variant)
     decoder = options.decoder_channels or task.decoder
     if path is not None:
-        weights_file(path, task, channels, depths, groups, decoder)
+        weights_file(path, task, channels, depths, groups, decoder, settings.operator(variant))
     output.check_writable(folder)
     # The estimate of the parameters is up to a tenth too high, and the optimizer has two moments of
     # each one that is trained. `Run.begin` knows the sizes exactly.
@@ -192,7 +192,7 @@ _FAMILIES = {
 }
 
 
-def weights_file(path, task, channels, depths, groups, decoder):
+def weights_file(path, task, channels, depths, groups, decoder, operator="DCNv3"):
     """Raise unless a file holds weights of the network, as far as the shapes in it tell.
 
     Args:
@@ -200,6 +200,7 @@ def weights_file(path, task, channels, depths, groups, decoder):
         task: a `Task`.
         channels, depths, groups: of the network.
         decoder: channels of UperNet, or of Mask R-CNN's pyramid.
+        operator: "DCNv3" or "DCNv4".
 
     Raises:
         ValueError: it is no file of weights, or one of another network.
@@ -222,6 +223,7 @@ def weights_file(path, task, channels, depths, groups, decoder):
         )
     wanted = {"channels": channels, "depths": tuple(depths), "groups": tuple(groups)}
     its = {name: found.config[name] for name in wanted}
+    wanted["operator"], its["operator"] = operator, found.config["core_op"]
     if found.family in _FAMILIES[task] and "channels" in found.head:
         name = "pyramid channels" if task is tasks.DETECTION else "decoder channels"
         wanted[name], its[name] = decoder, found.head["channels"]

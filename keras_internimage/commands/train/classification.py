@@ -11,6 +11,7 @@ from keras_internimage.commands.train.settings import CUSTOM
 from keras_internimage.commands.train.weighting import WeightedImageFiles
 from keras_internimage.data import folders, labels
 from keras_internimage.data.loader import ImageFiles
+from keras_internimage.variants import function_name
 
 # Files of the output folder besides those of every training.
 FILES = (labels.FILE,)
@@ -60,7 +61,7 @@ def build_model(settings, classes, weights):
     }
     if settings.variant == CUSTOM:
         return models.InternImage(**settings.network(), **arguments)
-    return getattr(models, f"InternImage{settings.variant}")(**arguments)
+    return getattr(models, function_name(settings.variant))(**arguments)
 
 
 def finished_model(settings, classes):

@@ -105,6 +105,11 @@ class Settings:
         )
 
 
+def operator(variant):
+    """What samples in the network: "DCNv3" or "DCNv4"."""
+    return "DCNv3" if variant == CUSTOM else VARIANTS[variant].core_op
+
+
 def recipe_names(task=None):
     """Recipes of a task, or of all: of classification, of UperNet, and of Mask R-CNN."""
     from keras_internimage import training

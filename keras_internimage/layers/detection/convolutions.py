@@ -12,12 +12,13 @@ class ConvolutionalLayer(CompositeLayer):
     In mixed precision they compute in the type of their variables.
     """
 
-    def _convolution(self, filters, kernel_size, name, initializer, last=False):
+    def _convolution(self, filters, kernel_size, name, initializer, last=False, use_bias=True):
         return keras.layers.Conv2D(
             filters,
             kernel_size,
             padding="same",
             data_format="channels_last",
+            use_bias=use_bias,
             kernel_initializer=initializer if last else InitialValues(initializer),
             name=name,
             dtype=self._policy(last),

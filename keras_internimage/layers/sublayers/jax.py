@@ -42,10 +42,11 @@ def dense_and_gelu(layer, inputs):
 
 def _wide_dense(layer, inputs):
     """The dense layer's outputs, of half-precision inputs as float32."""
-    if not _on_cpu() or layer.activation is not keras.activations.linear or not layer.use_bias:
+    if not _on_cpu() or layer.activation is not keras.activations.linear:
         return None
-    kernel, bias = (jnp.asarray(v) for v in (layer.kernel, layer.bias))
-    if not inputs.dtype == kernel.dtype == bias.dtype:
+    kernel = jnp.asarray(layer.kernel)
+    bias = jnp.asarray(layer.bias) if layer.use_bias else None
+    if not inputs.dtype == kernel.dtype or bias is not None and bias.dtype != kernel.dtype:
         return None
     return _affine(inputs, kernel, bias)
 
@@ -68,16 +69,19 @@ def _matmul(a, b):
 
 @jax.custom_vjp
 def _affine(x, kernel, bias):
-    return _matmul(x, kernel) + bias
+    outputs = _matmul(x, kernel)
+    return outputs if bias is None else outputs + bias
 
 
 def _affine_forward(x, kernel, bias):
-    return _affine(x, kernel, bias), (x, kernel)
+    return _affine(x, kernel, bias), (x, kernel, bias)
 
 
 def _affine_backward(kept, upstream):
-    x, kernel = kept
-    to_bias = upstream.reshape(-1, upstream.shape[-1]).sum(0).astype(kernel.dtype)
+    x, kernel, bias = kept
+    to_bias = None
+    if bias is not None:
+        to_bias = upstream.reshape(-1, upstream.shape[-1]).sum(0).astype(kernel.dtype)
     upstream = upstream.astype(x.dtype)
     rows = x.reshape(-1, x.shape[-1])
     upstream_rows = upstream.reshape(-1, upstream.shape[-1])

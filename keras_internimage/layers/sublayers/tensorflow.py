@@ -35,16 +35,16 @@ def _by_rows(layer, inputs, activation):
     rank = len(inputs.shape)
     if (
         layer.activation is not keras.activations.linear
-        or not layer.use_bias
         or rank < 3
         or tracing.required_implementation() is not None  # files keep the nodes that Keras makes
     ):
         return None
-    kernel, bias = (keras.ops.convert_to_tensor(v) for v in (layer.kernel, layer.bias))
-    if not inputs.dtype == kernel.dtype == bias.dtype:
+    kernel = keras.ops.convert_to_tensor(layer.kernel)
+    bias = keras.ops.convert_to_tensor(layer.bias) if layer.use_bias else None
+    if inputs.dtype != kernel.dtype or bias is not None and bias.dtype != kernel.dtype:
         return None
-    rows = tf.reshape(inputs, (-1, kernel.shape[0]))
-    outputs = activation(tf.nn.bias_add(tf.matmul(rows, kernel), bias))
+    outputs = tf.matmul(tf.reshape(inputs, (-1, kernel.shape[0])), kernel)
+    outputs = activation(outputs if bias is None else tf.nn.bias_add(outputs, bias))
     shape = inputs.shape[:-1].as_list()
     if shape.count(None) > 1:
         shape = tf.unstack(tf.shape(inputs), rank)[:-1]

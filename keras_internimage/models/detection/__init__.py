@@ -1,9 +1,13 @@
-"""Detectors: Mask R-CNN and Cascade Mask R-CNN over InternImage or another backbone."""
+"""Detectors: Mask R-CNN and Cascade Mask R-CNN over InternImage, FlashInternImage or another."""
 
 from keras_internimage.models.detection.applications import (
+    CascadeMaskRCNNFlashL,
     CascadeMaskRCNNL,
     CascadeMaskRCNNXL,
     MaskRCNNB,
+    MaskRCNNFlashB,
+    MaskRCNNFlashS,
+    MaskRCNNFlashT,
     MaskRCNNS,
     MaskRCNNT,
 )
@@ -13,10 +17,14 @@ from keras_internimage.models.detection.pasting import paste_masks
 
 __all__ = [
     "CascadeMaskRCNN",
+    "CascadeMaskRCNNFlashL",
     "CascadeMaskRCNNL",
     "CascadeMaskRCNNXL",
     "MaskRCNN",
     "MaskRCNNB",
+    "MaskRCNNFlashB",
+    "MaskRCNNFlashS",
+    "MaskRCNNFlashT",
     "MaskRCNNS",
     "MaskRCNNT",
     "paste_masks",

@@ -1,4 +1,4 @@
-"""The published detectors on InternImage, in the manner of keras.applications."""
+"""The published detectors on both families, in the manner of keras.applications."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,8 @@ _Weights = str | os.PathLike | None
 _ARGUMENTS = """
 
     The backbone is that of the official detectors: InternImage-T, too, has layer scales. Images
-    must be preprocessed by `keras_internimage.preprocess_input`.
+    must be preprocessed by `keras_internimage.preprocess_input`. On FlashInternImage, layer norms
+    follow the convolutions of the feature pyramid.
 
     Args:
         weights: None (random initialization), "coco" (the longer schedule, 3x), the name of a
@@ -51,6 +52,7 @@ _DETECTOR_ARGUMENTS = (
     "proposals_per_level",
     "proposal_nms_threshold",
     "units",
+    "pyramid_norm",
 )
 
 
@@ -81,16 +83,7 @@ def MaskRCNNT(
     **kwargs: Any,
 ) -> MaskRCNN:
     """Instantiates Mask R-CNN on InternImage-T: 49 M parameters."""
-    return _build(
-        MaskRCNN,
-        "T",
-        weights,
-        backbone_weights,
-        kwargs,
-        classes=classes,
-        bounding_box_format=bounding_box_format,
-        name=name,
-    )
+    return _build(MaskRCNN, "T", **locals())
 
 
 @_with_arguments
@@ -103,16 +96,7 @@ def MaskRCNNS(
     **kwargs: Any,
 ) -> MaskRCNN:
     """Instantiates Mask R-CNN on InternImage-S: 69 M parameters."""
-    return _build(
-        MaskRCNN,
-        "S",
-        weights,
-        backbone_weights,
-        kwargs,
-        classes=classes,
-        bounding_box_format=bounding_box_format,
-        name=name,
-    )
+    return _build(MaskRCNN, "S", **locals())
 
 
 @_with_arguments
@@ -125,16 +109,46 @@ def MaskRCNNB(
     **kwargs: Any,
 ) -> MaskRCNN:
     """Instantiates Mask R-CNN on InternImage-B: 115 M parameters."""
-    return _build(
-        MaskRCNN,
-        "B",
-        weights,
-        backbone_weights,
-        kwargs,
-        classes=classes,
-        bounding_box_format=bounding_box_format,
-        name=name,
-    )
+    return _build(MaskRCNN, "B", **locals())
+
+
+@_with_arguments
+def MaskRCNNFlashT(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "mask_rcnn_flash_t",
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Instantiates Mask R-CNN on FlashInternImage-T: 49 M parameters."""
+    return _build(MaskRCNN, "FlashT", **locals())
+
+
+@_with_arguments
+def MaskRCNNFlashS(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "mask_rcnn_flash_s",
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Instantiates Mask R-CNN on FlashInternImage-S: 69 M parameters."""
+    return _build(MaskRCNN, "FlashS", **locals())
+
+
+@_with_arguments
+def MaskRCNNFlashB(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "mask_rcnn_flash_b",
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Instantiates Mask R-CNN on FlashInternImage-B: 115 M parameters."""
+    return _build(MaskRCNN, "FlashB", **locals())
 
 
 @_with_arguments
@@ -147,16 +161,7 @@ def CascadeMaskRCNNL(
     **kwargs: Any,
 ) -> CascadeMaskRCNN:
     """Instantiates Cascade Mask R-CNN on InternImage-L: 277 M parameters."""
-    return _build(
-        CascadeMaskRCNN,
-        "L",
-        weights,
-        backbone_weights,
-        kwargs,
-        classes=classes,
-        bounding_box_format=bounding_box_format,
-        name=name,
-    )
+    return _build(CascadeMaskRCNN, "L", **locals())
 
 
 @_with_arguments
@@ -169,13 +174,17 @@ def CascadeMaskRCNNXL(
     **kwargs: Any,
 ) -> CascadeMaskRCNN:
     """Instantiates Cascade Mask R-CNN on InternImage-XL: 387 M parameters."""
-    return _build(
-        CascadeMaskRCNN,
-        "XL",
-        weights,
-        backbone_weights,
-        kwargs,
-        classes=classes,
-        bounding_box_format=bounding_box_format,
-        name=name,
-    )
+    return _build(CascadeMaskRCNN, "XL", **locals())
+
+
+@_with_arguments
+def CascadeMaskRCNNFlashL(
+    weights: _Weights = None,
+    classes: int = 80,
+    bounding_box_format: str = "xyxy",
+    backbone_weights: _Weights = None,
+    name: str = "cascade_mask_rcnn_flash_l",
+    **kwargs: Any,
+) -> CascadeMaskRCNN:
+    """Instantiates Cascade Mask R-CNN on FlashInternImage-L: 277 M parameters."""
+    return _build(CascadeMaskRCNN, "FlashL", **locals())

@@ -71,6 +71,7 @@ class CascadeMaskRCNN(TwoStageDetector):
         proposal_nms_threshold: of two proposals of one map that overlap more one is dropped.
         channels: of the pyramid's maps and the heads, 256 in the published models.
         units: width of the box heads' hidden layer, 1024 in the published models.
+        pyramid_norm: whether layer norms follow the pyramid's convolutions, as for `MaskRCNN`.
         dtype: data type or policy of all layers but the backbone's. Scores, boxes and masks are
             float32 in mixed and half precision, too.
         variant: tells which published weights "coco" stands for, where `backbone` does not.
@@ -106,6 +107,7 @@ class CascadeMaskRCNN(TwoStageDetector):
         proposal_nms_threshold: float = 0.7,
         channels: int = 256,
         units: int = 1024,
+        pyramid_norm: bool | None = None,
         dtype: str | keras.DTypePolicy | None = None,
         variant: str | None = None,
         name: str = "cascade_mask_rcnn",
@@ -122,6 +124,7 @@ class CascadeMaskRCNN(TwoStageDetector):
             "proposal_nms_threshold": proposal_nms_threshold,
             "channels": channels,
             "units": units,
+            "pyramid_norm": pyramid_norm,
         }
         super().__init__(backbone, options, weights, dtype, variant, name, trainable)
 

@@ -98,7 +98,7 @@ class MaskRCNN(TwoStageDetector):
     Args:
         backbone: a Keras Functional model with `pyramid_outputs`, a dict whose last four entries
             by name, such as "P2" to "P5", are feature maps `(N, h, w, C)` with 1/4 to 1/32 of
-            the image's sides; or the key of a variant, "T", "S", "B", "L", "XL" or "H".
+            the image's sides; or the key of a variant, such as "T" or "FlashT".
         classes: number of classes, without the background.
         bounding_box_format: of the boxes: "xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw",
             "rel_xyxy", "rel_yxyx", "rel_xywh" or "rel_center_xywh", as Keras names them.
@@ -114,6 +114,8 @@ class MaskRCNN(TwoStageDetector):
         proposal_nms_threshold: of two proposals of one map that overlap more one is dropped.
         channels: of the pyramid's maps, 256 in the published models.
         units: width of the box head, 1024 in the published models.
+        pyramid_norm: whether layer norms follow the pyramid's convolutions, which then have no
+            bias. None: as in the official models, True for a `variant` of FlashInternImage.
         dtype: data type or policy of all layers but the backbone's. Scores, boxes and masks are
             float32 in mixed and half precision, too.
         variant: tells which published weights "coco" stands for, where `backbone` does not.
@@ -144,6 +146,7 @@ class MaskRCNN(TwoStageDetector):
         proposal_nms_threshold: float = 0.7,
         channels: int = 256,
         units: int = 1024,
+        pyramid_norm: bool | None = None,
         dtype: str | keras.DTypePolicy | None = None,
         variant: str | None = None,
         name: str = "mask_rcnn",
@@ -160,6 +163,7 @@ class MaskRCNN(TwoStageDetector):
             "proposal_nms_threshold": proposal_nms_threshold,
             "channels": channels,
             "units": units,
+            "pyramid_norm": pyramid_norm,
         }
         super().__init__(backbone, options, weights, dtype, variant, name, trainable)
 

@@ -18,6 +18,7 @@ from keras_internimage.models.detection.selection import select_detections, sele
 from keras_internimage.models.detection.training import DetectorTraining
 from keras_internimage.models.network import apply_policy, limit_remat_to_blocks
 from keras_internimage.ops import boxes as box_ops
+from keras_internimage.variants import FLASH, model_name
 
 # Pixels of the image in one of each map: of the backbone's, and one coarser.
 STRIDES = (4, 8, 16, 32, 64)
@@ -55,6 +56,10 @@ class TwoStageDetector(DetectorTraining):
         name: str,
         trainable: bool,
     ):
+        if isinstance(backbone, str):
+            backbone = variant = arguments.check_variant(backbone)
+        if options["pyramid_norm"] is None:
+            options["pyramid_norm"] = variant is not None and variant.startswith(FLASH)
         arguments.check(**options)
         arguments.check_weights(weights)
         # Sizes of images must stay whole numbers, whatever the layers compute in.
@@ -66,16 +71,15 @@ class TwoStageDetector(DetectorTraining):
             setattr(self, option, value)
         with skip_initialization(weights is not None):
             if isinstance(backbone, str):
-                variant = arguments.check_variant(backbone)
                 backbone = InternImageBackbone(
-                    **dense_config(variant), dtype=dtype, name=f"internimage_{variant.lower()}"
+                    **dense_config(backbone), dtype=dtype, name=model_name(backbone)
                 )
             maps = pyramid(backbone)
             # Behind a function, or Keras would count and save its layers twice: here and as
             # those of `features`.
             self._backbone = (lambda: backbone,)
             self.features = keras.Model(backbone.inputs[0], maps, name="backbone")
-            self.pyramid = FeaturePyramid(self.channels, name="fpn", dtype=dtype)
+            self.pyramid = FeaturePyramid(self.channels, self.pyramid_norm, name="fpn", dtype=dtype)
             self.rpn = RegionProposalHead(_ANCHORS, name="rpn", dtype=dtype)
             self.box_align = RegionAlign(BOX_BINS, STRIDES[:-1], name="box_align", dtype=dtype)
             self.mask_align = RegionAlign(MASK_BINS, STRIDES[:-1], name="mask_align", dtype=dtype)

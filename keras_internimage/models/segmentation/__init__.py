@@ -2,6 +2,10 @@
 
 from keras_internimage.models.segmentation.applications import (
     UperNetB,
+    UperNetFlashB,
+    UperNetFlashL,
+    UperNetFlashS,
+    UperNetFlashT,
     UperNetH,
     UperNetL,
     UperNetS,
@@ -10,4 +14,16 @@ from keras_internimage.models.segmentation.applications import (
 )
 from keras_internimage.models.segmentation.upernet import UperNet
 
-__all__ = ["UperNet", "UperNetB", "UperNetH", "UperNetL", "UperNetS", "UperNetT", "UperNetXL"]
+__all__ = [
+    "UperNet",
+    "UperNetB",
+    "UperNetFlashB",
+    "UperNetFlashL",
+    "UperNetFlashS",
+    "UperNetFlashT",
+    "UperNetH",
+    "UperNetL",
+    "UperNetS",
+    "UperNetT",
+    "UperNetXL",
+]

@@ -1,4 +1,4 @@
-"""The published sizes of UperNet on InternImage, in the manner of keras.applications."""
+"""The published sizes of UperNet on both families, in the manner of keras.applications."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,8 @@ _Shape = tuple[int | None, int | None, int]
 
 _ARGUMENTS = """
 
-    The backbone is that of the official segmentation models: InternImage-T, too, has layer scales.
+    The backbone is that of the official segmentation models: in the size T it has layer scales,
+    too.
     Images must be preprocessed by `keras_internimage.preprocess_input`.
 
     Args:
@@ -55,7 +56,8 @@ def _with_arguments(function: _Function) -> _Function:
     """Add what all sizes' arguments mean to the first line of a function's docstring."""
     row = VARIANTS[function.__name__.removeprefix("UperNet")]
     pretrained = '"imagenet"' if row.resolution == 224 else '"imagenet22k"'
-    keywords = '"ade20k"' if row.use_clip_projector else '"ade20k", "cityscapes"'
+    published_for_one = row.use_clip_projector or row.core_op == "DCNv4"
+    keywords = '"ade20k"' if published_for_one else '"ade20k", "cityscapes"'
     text = _ARGUMENTS.format(keywords=keywords, pretrained=pretrained)
     function.__doc__ = (function.__doc__ or "") + text
     return function
@@ -81,17 +83,7 @@ def UperNetT(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates UperNet on InternImage-T: 59 M parameters with the auxiliary head."""
-    return _build(
-        "T",
-        weights,
-        backbone_weights,
-        input_shape,
-        kwargs,
-        classes=classes,
-        auxiliary=auxiliary,
-        output_size=output_size,
-        name=name,
-    )
+    return _build("T", **locals())
 
 
 @_with_arguments
@@ -106,17 +98,7 @@ def UperNetS(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates UperNet on InternImage-S: 80 M parameters with the auxiliary head."""
-    return _build(
-        "S",
-        weights,
-        backbone_weights,
-        input_shape,
-        kwargs,
-        classes=classes,
-        auxiliary=auxiliary,
-        output_size=output_size,
-        name=name,
-    )
+    return _build("S", **locals())
 
 
 @_with_arguments
@@ -131,17 +113,7 @@ def UperNetB(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates UperNet on InternImage-B: 128 M parameters with the auxiliary head."""
-    return _build(
-        "B",
-        weights,
-        backbone_weights,
-        input_shape,
-        kwargs,
-        classes=classes,
-        auxiliary=auxiliary,
-        output_size=output_size,
-        name=name,
-    )
+    return _build("B", **locals())
 
 
 @_with_arguments
@@ -156,17 +128,7 @@ def UperNetL(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates UperNet on InternImage-L: 256 M parameters with the auxiliary head."""
-    return _build(
-        "L",
-        weights,
-        backbone_weights,
-        input_shape,
-        kwargs,
-        classes=classes,
-        auxiliary=auxiliary,
-        output_size=output_size,
-        name=name,
-    )
+    return _build("L", **locals())
 
 
 @_with_arguments
@@ -181,17 +143,7 @@ def UperNetXL(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates UperNet on InternImage-XL: 368 M parameters with the auxiliary head."""
-    return _build(
-        "XL",
-        weights,
-        backbone_weights,
-        input_shape,
-        kwargs,
-        classes=classes,
-        auxiliary=auxiliary,
-        output_size=output_size,
-        name=name,
-    )
+    return _build("XL", **locals())
 
 
 @_with_arguments
@@ -206,14 +158,64 @@ def UperNetH(
     **kwargs: Any,
 ) -> keras.Model:
     """Instantiates UperNet on InternImage-H: 1.12 B parameters with the auxiliary head."""
-    return _build(
-        "H",
-        weights,
-        backbone_weights,
-        input_shape,
-        kwargs,
-        classes=classes,
-        auxiliary=auxiliary,
-        output_size=output_size,
-        name=name,
-    )
+    return _build("H", **locals())
+
+
+@_with_arguments
+def UperNetFlashT(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_flash_t",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on FlashInternImage-T: 59 M parameters with the auxiliary head."""
+    return _build("FlashT", **locals())
+
+
+@_with_arguments
+def UperNetFlashS(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_flash_s",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on FlashInternImage-S: 80 M parameters with the auxiliary head."""
+    return _build("FlashS", **locals())
+
+
+@_with_arguments
+def UperNetFlashB(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_flash_b",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on FlashInternImage-B: 128 M parameters with the auxiliary head."""
+    return _build("FlashB", **locals())
+
+
+@_with_arguments
+def UperNetFlashL(
+    weights: _Weights = None,
+    input_shape: _Shape = (None, None, 3),
+    classes: int = 150,
+    auxiliary: bool = False,
+    output_size: str = "input",
+    backbone_weights: _Weights = None,
+    name: str = "upernet_flash_l",
+    **kwargs: Any,
+) -> keras.Model:
+    """Instantiates UperNet on FlashInternImage-L: 256 M parameters with the auxiliary head."""
+    return _build("FlashL", **locals())
