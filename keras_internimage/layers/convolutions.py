@@ -91,8 +91,8 @@ class NormalizedConvolution(CompositeLayer):
             self, self.conv, self.norm, inputs, training, counted
         )
 
-    def compute_output_shape(self, input_shape, counted_shape=None):
-        first = input_shape[0] if _several(input_shape) else input_shape
+    def compute_output_shape(self, inputs_shape, counted_shape=None):
+        first = inputs_shape[0] if _several(inputs_shape) else inputs_shape
         return (*first[:3], self.filters)
 
     def get_config(self):

@@ -19,7 +19,9 @@ from keras_internimage.checkpoints.read import official_name
 pytestmark = pytest.mark.any_backend
 
 HEAD_LAYERS = {row.layer.split("/")[0] for row in HEAD}
-REFERENCE = sorted(path.name.removesuffix(".params.tsv.gz") for path in MODELS.glob("*.gz"))
+REFERENCE = sorted(
+    path.name.removesuffix(".params.tsv.gz") for path in MODELS.glob("*.params.tsv.gz")
+)
 
 
 @pytest.mark.parametrize("name", TINY)

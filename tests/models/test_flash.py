@@ -108,7 +108,12 @@ def test_backbones():
             assert block.dcn.output_bias and block.mlp_fc2_bias and block.dcn.offset_scale == 2
 
 
-def test_a_new_model_learns_digits():
+# JAX compiles it for longer than it trains.
+SLOW_IN_JAX = [pytest.mark.slow] if keras.config.backend() == "jax" else []
+
+
+@pytest.mark.parametrize("samples", [pytest.param(800, marks=SLOW_IN_JAX)])
+def test_a_new_model_learns_digits(samples):
     """From masks of zero, where a new branch gives nothing."""
     datasets = pytest.importorskip("sklearn.datasets")
     digits = datasets.load_digits()
@@ -119,7 +124,7 @@ def test_a_new_model_learns_digits():
     model.compile(
         keras.optimizers.AdamW(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
-    model.fit(x[:800], y[:800], batch_size=40, epochs=4, verbose=0)
+    model.fit(x[:samples], y[:samples], batch_size=40, epochs=4, verbose=0)
     _, accuracy = model.evaluate(x[1398:], y[1398:], batch_size=40, verbose=0)
     assert accuracy > 0.6  # of ten classes
     points = [w for w in model.weights if "offset_mask_proj/kernel" in w.path]

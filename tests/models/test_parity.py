@@ -16,6 +16,13 @@ from keras_internimage.variants import model_name
 TINY_TOLERANCE = 2e-5
 FULL_TOLERANCE = 5e-5
 GRADIENT_TOLERANCE = 1e-4
+# Those with nothing that the others lack but a scale or a bias are differentiated on one backend.
+GRADIENTS_OF_FLASH = tuple(
+    pytest.param(name, marks=pytest.mark.any_backend)
+    if name in ("tiny_flash_dense_t", "tiny_flash_l")
+    else name
+    for name in reference.TINY_FLASH
+)
 # Softmax does not see a constant added to all keys: these gradients are zero but for rounding.
 VANISHING = ("clip_projector.norm1_k.0.bias", "clip_projector.cross_dcn.k_bias")
 
@@ -46,7 +53,7 @@ def test_the_same_without_compiling():
     assert_close(reference.classifier("tiny_prenorm")(x), stored["logits"], TINY_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", reference.TINY + reference.TINY_FLASH)
+@pytest.mark.parametrize("name", reference.TINY + GRADIENTS_OF_FLASH)
 def test_tiny_gradients(name):
     stored, x = reference.numbers(name), reference.images(name)
     seed = int(stored["seed"])
