@@ -71,12 +71,13 @@ class FusionConvolution(keras.layers.Layer):
 
     def call(self, inputs):
         size = ops.shape(inputs[0])[1:3]
-        start, outputs = 0, None
-        for x in inputs:
-            channels = x.shape[-1]
-            kernel = self.kernel[:, :, start : start + channels]
-            start += channels
-            y = _convolve_resized(x, kernel, size)
+        starts = np.cumsum([0, *(x.shape[-1] for x in inputs)]).tolist()
+        outputs = None
+        # The first map, which needs no resizing, comes last: what the others need in between is
+        # large, and so is a sum that waits meanwhile.
+        for k in (*range(1, len(inputs)), 0):
+            kernel = self.kernel[:, :, starts[k] : starts[k + 1]]
+            y = _convolve_resized(inputs[k], kernel, size)
             outputs = y if outputs is None else sublayers.add(outputs, y)
         return outputs
 

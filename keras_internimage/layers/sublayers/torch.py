@@ -30,6 +30,8 @@ from keras_internimage.layers.sublayers.stateless import in_stateless_scope
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 _linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 _fused_convolution = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+# Of the second factor of a matmul at once.
+_COLUMNS = 8192
 
 
 @functools.cache
@@ -99,9 +101,11 @@ def matmul(a, b):
         return _product(a, b)
     if _needs_gradient(a, b):
         return torch.stack([_product(a, each) for each in b])
+    # In parts: oneDNN copies the second factor, and `stack` would copy all results.
     outputs = a.new_empty((len(b), a.shape[0], b.shape[2]))
     for each, output in zip(b, outputs, strict=True):
-        output.copy_(_product(a, each))  # not all of them a second time, as `stack` does
+        for own, part in zip(output.split(_COLUMNS, 1), each.split(_COLUMNS, 1), strict=True):
+            own.copy_(_product(a, part))
     return outputs
 
 
