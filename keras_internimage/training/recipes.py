@@ -64,6 +64,7 @@ _LARGE_SEGMENTATION: dict[str, Any] = {
 _SMALL = {"T": 0.2, "S": 0.3, "B": 0.4, "FlashT": 0.2, "FlashS": 0.3, "FlashB": 0.3}
 _SMALL_VARIANTS, _LARGE_VARIANTS = tuple(_SMALL), ("L", "XL", "FlashL")
 _ALL = tuple(VARIANTS)
+_WITH_DETECTOR = tuple(variant for variant in _ALL if base(variant) not in ("H", "G"))
 _WITH_UPERNET = tuple(variant for variant in _ALL if variant != "G")
 
 
@@ -153,7 +154,7 @@ _ROWS = (
     # From the weights for COCO, or of the backbone alone.
     Recipe(
         "finetune-detection",
-        _ALL[:3],
+        _WITH_DETECTOR,
         epochs=24,
         warmup_epochs=1,
         learning_rate=2e-4,
@@ -163,7 +164,7 @@ _ROWS = (
     # With the crops of 3x: what is seen so often must change more.
     Recipe(
         "scratch-detection",
-        _ALL[:3],
+        _WITH_DETECTOR,
         epochs=150,
         warmup_epochs=5,
         learning_rate=4e-4,

@@ -195,14 +195,19 @@ def test_stopped_and_resumed_is_as_if_uninterrupted(trained, data, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--variant L", "--variant must be one of T, S, B for detection"),
+        ("--variant H", "be one of T, S, B, L, XL, FlashT, FlashS, FlashB, FlashL for detection"),
+        (
+            "--recipe cascade-1x",
+            "`variant` must be one of L, XL, FlashL for the recipe 'cascade-",
+        ),
+        ("--variant L --recipe mask-rcnn-3x", "FlashT, FlashS, FlashB for the recipe 'mask-rcnn-"),
         ("--class-weights balanced", "--class-weights is for classification. Received: "),
         ("--reduce-zero-label", "--reduce-zero-label is for segmentation. Received: "),
         ("--task segmentation --masks rectangles", "--masks is for detection. Received: "),
         ("--task classification --decoder-channels 8", "for segmentation and detection. Received"),
         ("--recipe finetune", "--recipe must be one of finetune-detection, scratch-detection, mas"),
-        ("--weights nowhere", "--weights must be coco, imagenet, the name of a published"),
-        ("--weights imagenet22k", "--weights must be coco, imagenet, the name of a published"),
+        ("--weights nowhere", "--weights must be coco, imagenet, imagenet22k, the name of a"),
+        ("--weights imagenet22k", "must be published for the variant (for 'T': internimage_t_1k"),
         ("--variant B --weights mask_rcnn_internimage_t_fpn_1x_coco", "1x_coco, of T, for B"),
         ("--resolution 16", "Input size must be at least 32x32"),
         ("--decoder-channels 0", "--decoder-channels must be at least 1"),
@@ -278,6 +283,8 @@ def test_settings_by_default():
     for arguments, expected in {
         "": ("T", "coco", "finetune-detection", 800, 256, 24),
         "--variant B --recipe mask-rcnn-3x": ("B", "imagenet", "mask-rcnn-3x", 800, 256, 36),
+        "--variant FlashS": ("FlashS", "coco", "finetune-detection", 800, 256, 24),
+        "--variant XL --recipe cascade-1x": ("XL", "imagenet22k", "cascade-1x", 800, 256, 12),
         "--weights none": ("T", "none", "scratch-detection", 800, 256, 150),
     }.items():
         words = ["x", "--task", "detection", *arguments.split()]
@@ -339,7 +346,7 @@ def test_files_of_other_weights(data, tmp_path, capsys, monkeypatch):
     classifier(SMALL).save(tmp_path / "large.keras")
     for name, message in (
         ("wide.keras", "pyramid channels 8. Received"),
-        ("large.keras", "of channels 8, depths 1 1 1 1, groups 1 2 4 8. Received: --weights "),
+        ("large.keras", "of channels 8, depths 1 1 1 1, groups 1 2 4 8, operator DCNv3. Received"),
     ):
         path = tmp_path / name
         assert main(data, *NETWORK, "--weights", path, "--output", tmp_path / "out") == 2

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from keras_internimage.commands.train import cli, device, settings
+from keras_internimage.commands.train import cli, device, settings, tasks
 from keras_internimage.commands.train.device import Device
 from keras_internimage.variants import VARIANTS
 
@@ -60,6 +60,28 @@ def test_number_of_parameters_is_estimated(variant, millions):
     config = VARIANTS[variant].config()
     estimate = device.parameters(config["channels"], config["depths"], config["groups"])
     assert 0.8 < estimate / (millions * 1e6) < 1.1
+
+
+@pytest.mark.parametrize(("variant", "millions"), [("T", 49), ("B", 115), ("L", 277), ("XL", 387)])
+def test_number_of_a_detectors_parameters_is_estimated(variant, millions):
+    config = VARIANTS[variant].config()
+    sizes = (config["channels"], config["depths"], config["groups"])
+    heads = tasks.DETECTION.box_heads(variant)
+    estimate = device.parameters(*sizes, decoder=256, box_heads=heads)
+    assert 0.85 < estimate / (millions * 1e6) < 1.1
+
+
+@pytest.mark.parametrize(
+    ("task", "variant", "name"),
+    [
+        (tasks.CLASSIFICATION, "FlashT", "FlashInternImage-T"),
+        (tasks.SEGMENTATION, settings.CUSTOM, "UperNet on InternImage"),
+        (tasks.DETECTION, "FlashL", "Cascade Mask R-CNN on FlashInternImage-L"),
+        (tasks.DETECTION, settings.CUSTOM, "Mask R-CNN on InternImage"),
+    ],
+)
+def test_what_a_network_is_called(task, variant, name):
+    assert task.network(variant) == name
 
 
 def test_learning_rate_is_the_one_that_is_reached():

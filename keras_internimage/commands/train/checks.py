@@ -93,12 +93,14 @@ def new_training(options, folder):
     settings.recipe_of(options.recipe or settings.default_recipe(task, start)[0], variant)
     decoder = options.decoder_channels or task.decoder
     if path is not None:
-        weights_file(path, task, channels, depths, groups, decoder, settings.operator(variant))
+        operator = settings.operator(variant)
+        family = tasks.detector(variant) if task is tasks.DETECTION else _FAMILIES[task]
+        weights_file(path, task, channels, depths, groups, decoder, operator, family)
     output.check_writable(folder)
     # The estimate of the parameters is up to a tenth too high, and the optimizer has two moments of
     # each one that is trained. `Run.begin` knows the sizes exactly.
-    detects = task is tasks.DETECTION
-    model = 4 * devices.parameters(channels, depths, groups, decoder, detects) / 1.1
+    heads = task.box_heads(variant)
+    model = 4 * devices.parameters(channels, depths, groups, decoder, heads) / 1.1
     state = model if options.freeze else 3 * model
     disk.check(folder, {output.LAST: state, output.BEST: state, output.MODEL: model})
 
@@ -184,23 +186,20 @@ def weights(name, variant, task=tasks.CLASSIFICATION):
     )
 
 
-# Families whose whole weights a task takes; of others it is the backbone.
-_FAMILIES = {
-    tasks.CLASSIFICATION: (),
-    tasks.SEGMENTATION: ("upernet",),
-    tasks.DETECTION: ("mask_rcnn",),
-}
+# The family whose whole weights a task takes, of others the backbone; detectors' is the variant's.
+_FAMILIES = {tasks.CLASSIFICATION: None, tasks.SEGMENTATION: "upernet"}
 
 
-def weights_file(path, task, channels, depths, groups, decoder, operator="DCNv3"):
+def weights_file(path, task, channels, depths, groups, decoder, operator="DCNv3", family=None):
     """Raise unless a file holds weights of the network, as far as the shapes in it tell.
 
     Args:
         path: of the file.
         task: a `Task`.
         channels, depths, groups: of the network.
-        decoder: channels of UperNet, or of Mask R-CNN's pyramid.
+        decoder: channels of UperNet, or of a detector's pyramid.
         operator: "DCNv3" or "DCNv4".
+        family: whose whole weights are taken.
 
     Raises:
         ValueError: it is no file of weights, or one of another network.
@@ -224,7 +223,7 @@ def weights_file(path, task, channels, depths, groups, decoder, operator="DCNv3"
     wanted = {"channels": channels, "depths": tuple(depths), "groups": tuple(groups)}
     its = {name: found.config[name] for name in wanted}
     wanted["operator"], its["operator"] = operator, found.config["core_op"]
-    if found.family in _FAMILIES[task] and "channels" in found.head:
+    if found.family == family and "channels" in found.head:
         name = "pyramid channels" if task is tasks.DETECTION else "decoder channels"
         wanted[name], its[name] = decoder, found.head["channels"]
     if its != wanted:

@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--decoder-channels",
         type=int,
         metavar="C",
-        help="of UperNet, for segmentation (512), or Mask R-CNN's pyramid, for detection (256)",
+        help="of UperNet, for segmentation (512), or the pyramid, for detection (256)",
     )
 
     group = made.add_argument_group("training")

@@ -11,7 +11,7 @@ from keras_internimage.checkpoints import open_checkpoint, published
 from keras_internimage.checkpoints.keras_files import SUFFIXES
 from keras_internimage.checkpoints.keras_files import read as read_keras_file
 from keras_internimage.checkpoints.names import families
-from keras_internimage.commands.train import output
+from keras_internimage.commands.train import output, tasks
 from keras_internimage.commands.train.settings import CUSTOM
 from keras_internimage.data import coco_images, labels
 from keras_internimage.data.coco import read_coco
@@ -103,8 +103,9 @@ def _digest(path):
 
 
 def build_model(settings, classes, weights):
-    """Mask R-CNN, random or with weights: of a whole one, or of the backbone alone."""
-    whole = weights if weights is not None and _is_whole(weights) else None
+    """The variant's detector, random or with weights: of a whole one, or of the backbone alone."""
+    detector = tasks.detector(settings.variant)
+    whole = weights if weights is not None and _is_whole(weights, detector) else None
     of_backbone = {"drop_path_rate": settings.drop_path, "image_shape": (None, None, 3)}
     backbone_weights = None if whole else weights
     variant = None if settings.variant == CUSTOM else settings.variant
@@ -114,13 +115,13 @@ def build_model(settings, classes, weights):
         )
     else:
         backbone = build_backbone(variant, whole, backbone_weights, **of_backbone)
-    model = models.MaskRCNN(
+    model = _models()[detector](
         backbone,
         classes=classes,
         channels=settings.decoder_channels,
         weights=whole,
         variant=variant,
-        name="mask_rcnn",
+        name=detector,
     )
     if settings.masks == "none":
         without_masks(model)
@@ -129,24 +130,29 @@ def build_model(settings, classes, weights):
 
 def without_masks(model):
     """Has a model make empty masks, and not learn any: nobody would know what they mean."""
-    for head in model.mask_heads().values():
+    for head in model.mask_heads_by_name().values():
         kernel, bias = head.predictions.kernel, head.predictions.bias
         kernel.assign(np.zeros(kernel.shape))
         bias.assign(np.full(bias.shape, _NO_MASK))
         head.trainable = False
 
 
-def _is_whole(weights):
-    """Whether weights are those of a detector, and not of a backbone or a classifier."""
+def _models():
+    return {tasks.MASK_RCNN: models.MaskRCNN, tasks.CASCADE: models.CascadeMaskRCNN}
+
+
+def _is_whole(weights, detector):
+    """Whether weights are those of such a detector; of all others the backbone is taken."""
     if weights in published.DETECTION_DATA:
         return True
     if weights in published.names():
-        return published.find(weights).task == "detection"
+        row = published.find(weights)
+        return row.task == "detection" and tasks.detector(row.variant) == detector
     if weights in published.IMAGENET_CLASSES:
         return False
     if weights.endswith(SUFFIXES):
-        return read_keras_file(weights).table is families.TABLES["mask_rcnn"]
-    return families.of_official(open_checkpoint(weights).shapes()) == "mask_rcnn"
+        return read_keras_file(weights).table is families.TABLES[detector]
+    return families.of_official(open_checkpoint(weights).shapes()) == detector
 
 
 def finished_model(settings, classes):

@@ -20,7 +20,7 @@ CPU_CROPS = 2
 CPU_DETECTION = 1
 # How much longer the other side of images is in detection.
 RATIO = 4 / 3
-# Maps of UperNet's decoder, or of Mask R-CNN's pyramid and regions, at a quarter of the image, each
+# Maps of UperNet's decoder, or of a detector's pyramid and regions, at a quarter of the image, each
 # kept before and after its norm, and arrays of an image's size with a number for each class:
 # logits, probabilities and gradients. All are estimates.
 DECODER_MAPS, LOGITS = 24, 4
@@ -142,15 +142,18 @@ def bytes_per_image(channels, depths, resolution, policy, decoder=0, classes=0):
     return maps * (2 if policy.startswith("mixed") else 4) + 4 * scores
 
 
-def parameters(channels, depths, groups, decoder=0, detects=False):
+def parameters(channels, depths, groups, decoder=0, box_heads=0):
     """About how many parameters a network has: those of its products and down-samplings.
 
     With a `decoder` of so many channels, its convolutions of 3 x 3 pixels count, too: those of
-    UperNet, or of Mask R-CNN with its box head where the network `detects`.
+    UperNet, or of Mask R-CNN with one of the `box_heads`, or of its cascade with several.
     """
     total = 9 * decoder * (8 * channels + 11 * decoder) if decoder else 0
-    if detects:
-        total = 90 * decoder**2 + 1024 * (49 * decoder + 1024)
+    if box_heads:
+        # Pyramid and proposals; of each head a mask head's convolutions, and the hidden layers.
+        each = 40 * decoder**2 + 1024 * 49 * decoder
+        each += 1024**2 if box_heads == 1 else 36 * decoder**2
+        total = 50 * decoder**2 + box_heads * each
     for stage, (depth, group_count) in enumerate(zip(depths, groups, strict=True)):
         width = channels * 2**stage
         # Perceptron 8 C^2, input and output of DCNv3 2 C^2, offsets and masks 27 G C.
@@ -169,7 +172,7 @@ def batch_size(
     policy,
     decoder=0,
     classes=0,
-    detects=False,
+    box_heads=0,
 ):
     """A batch size for a device, a power of two, and why.
 
@@ -178,17 +181,17 @@ def batch_size(
         images: how many images there are to train on; a batch holds no more.
         channels, depths, groups, resolution, policy: of the model.
         decoder, classes: of a model of segmentation or detection, else 0.
-        detects: whether it is one of detection.
+        box_heads: of a model of detection, else 0.
     """
-    if detects:  # no scores for each pixel, but images that are longer
+    if box_heads:  # no scores for each pixel, but images that are longer
         resolution, classes = resolution * RATIO**0.5, 0
     if device.kind in ("cpu", "mps"):
-        most = CPU_DETECTION if detects else CPU_CROPS if decoder else CPU_BATCH
+        most = CPU_DETECTION if box_heads else CPU_CROPS if decoder else CPU_BATCH
         why = f"for {device.name.partition(',')[0]}"
     else:
         memory = device.memory or ASSUMED_BYTES
         known = f"{memory / 2**30:.0f} GiB" + ("" if device.memory else ", which is a guess")
-        weights = parameters(channels, depths, groups, decoder, detects)
+        weights = parameters(channels, depths, groups, decoder, box_heads)
         left = USABLE * memory - BYTES_PER_PARAMETER * weights
         fitting = left / bytes_per_image(channels, depths, resolution, policy, decoder, classes)
         most, why = max(1, min(LARGEST_BATCH, int(fitting))), f"by memory ({known})"

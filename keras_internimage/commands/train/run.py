@@ -244,7 +244,7 @@ class Run:
                 "history": history,
                 "settings": _shown(self.settings, best),
                 "skipped": _listed(self.images) + self.skipped(),
-                "title": f"{self.task.network} on {self.images.folder.name}",
+                "title": f"{self.task.network(self.settings.variant)} on {self.images.folder.name}",
                 "provenance": _provenance(history, model),
             }
 

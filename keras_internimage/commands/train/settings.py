@@ -44,7 +44,7 @@ class Settings:
         sampling: "balanced" for epochs in which each class is as frequent as any other.
         early_stopping: epochs without improvement that end the training, 0 for none.
         task: key of `tasks.TASKS`.
-        decoder_channels: of UperNet, or of Mask R-CNN's pyramid.
+        decoder_channels: of UperNet, or of the pyramid of a detector.
         reduce_zero_label: whether 0 in masks is ignored, and 1 is the first class.
         masks: of detection, which masks are learnt, as of `scan_detection`.
     """
@@ -111,7 +111,7 @@ def operator(variant):
 
 
 def recipe_names(task=None):
-    """Recipes of a task, or of all: of classification, of UperNet, and of Mask R-CNN."""
+    """Recipes of a task, or of all: of classification, of UperNet, and of both detectors."""
     from keras_internimage import training
 
     names = {
@@ -122,7 +122,9 @@ def recipe_names(task=None):
         ],
         tasks.SEGMENTATION: [name for name in training.RECIPES if "upernet" in name],
         tasks.DETECTION: [
-            name for name in training.RECIPES if "-detection" in name or "mask-rcnn" in name
+            name
+            for name in training.RECIPES
+            if "-detection" in name or name.startswith(("mask-rcnn", "cascade"))
         ],
     }
     return sum(names.values(), []) if task is None else names[task]
@@ -151,12 +153,13 @@ def default_weights(task, variant, recipe=None):
     """The weights that a training starts from, by a recipe or the default one, and why."""
     if variant == CUSTOM:
         return "none", "there are none for this network"
-    if task is tasks.DETECTION:
-        if recipe not in (None, task.recipe):
-            return "imagenet", "of the backbone, as in the official recipes"
+    if task is tasks.DETECTION and recipe in (None, task.recipe):
         return "coco", "all but the last layers, unless the classes are as many"
-    if task is tasks.SEGMENTATION and VARIANTS[variant].resolution != RESOLUTION:
-        return "imagenet22k", "of the backbone, as in the official recipes"
+    official = "of the backbone, as in the official recipes"
+    if task is not tasks.CLASSIFICATION and VARIANTS[variant].resolution != RESOLUTION:
+        return "imagenet22k", official
+    if task is tasks.DETECTION:
+        return "imagenet", official
     return "imagenet", "pretrained is far better"
 
 
@@ -246,7 +249,7 @@ def choose(options, backend, images, device, classes=0, reduce_zero_label=False,
             precision,
             decoder,
             classes,
-            detects=task is tasks.DETECTION,
+            box_heads=task.box_heads(variant),
         ),
     )
     accumulation = take("accumulation", 1, "a step for each batch")

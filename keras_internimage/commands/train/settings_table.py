@@ -15,7 +15,7 @@ def table(settings, why, images, device):
     from keras_internimage.data.check import count
 
     task = settings.of_task()
-    network = f"{task.network}-{settings.variant}"
+    network = task.network(settings.variant)
     if settings.variant == CUSTOM:
         depths, groups = (" ".join(map(str, v)) for v in (settings.depths, settings.groups))
         network = f"{settings.channels} channels, depths {depths}, groups {groups}"

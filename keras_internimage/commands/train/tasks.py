@@ -3,7 +3,16 @@
 import dataclasses
 import importlib
 
-from keras_internimage.variants import VARIANTS
+from keras_internimage.variants import VARIANTS, base, title
+
+# The published detectors: key of `checkpoints.names.families.TABLES`, by variant.
+MASK_RCNN, CASCADE = "mask_rcnn", "cascade_mask_rcnn"
+DETECTORS = {
+    variant: CASCADE if base(variant) in ("L", "XL") else MASK_RCNN
+    for variant in VARIANTS
+    if base(variant) not in ("H", "G")
+}
+_DETECTOR_NAMES = {MASK_RCNN: "Mask R-CNN", CASCADE: "Cascade Mask R-CNN"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +26,7 @@ class Task:
         recipe, scratch: keys of `training.RECIPES`, for pretrained weights and for random ones.
         variants: keys of `VARIANTS` that there is a model of.
         weights: what `--weights` takes, in words.
-        network: how a variant is called.
+        head: what is on the network, in words.
         crops: what `resolution` is.
         try_it: the command that runs a finished model.
         decoder: channels of what follows the backbone, as in the published models; 0 for none.
@@ -31,11 +40,23 @@ class Task:
     scratch: str
     variants: tuple[str, ...]
     weights: str
-    network: str
+    head: str
     crops: str
     try_it: str
     decoder: int = 0
     options: tuple[str, ...] = ()
+
+    def network(self, variant):
+        """How the model of a variant is called, or of a network of another size."""
+        head = _DETECTOR_NAMES[detector(variant)] if self is DETECTION else self.head
+        backbone = title(variant) if variant in VARIANTS else "InternImage"
+        return f"{head} on {backbone}" if head else backbone
+
+    def box_heads(self, variant):
+        """How many box heads a model has."""
+        if self is not DETECTION:
+            return 0
+        return 3 if detector(variant) == CASCADE else 1
 
     def module(self):
         """The module of the task, which imports Keras."""
@@ -50,7 +71,7 @@ CLASSIFICATION = Task(
     scratch="scratch",
     variants=tuple(VARIANTS),
     weights="imagenet, imagenet22k",
-    network="InternImage",
+    head="",
     crops="pixels",
     try_it="internimage-predict",
     options=("class_weights", "sampling"),
@@ -63,7 +84,7 @@ SEGMENTATION = Task(
     scratch="scratch-upernet",
     variants=tuple(name for name in VARIANTS if name != "G"),
     weights="imagenet, imagenet22k, ade20k, cityscapes",
-    network="UperNet on InternImage",
+    head="UperNet",
     crops="pixels: crops, and the shorter side in validation",
     try_it="internimage-segment",
     decoder=512,
@@ -75,9 +96,9 @@ DETECTION = Task(
     measure="box AP on the validation images",
     recipe="finetune-detection",
     scratch="scratch-detection",
-    variants=("T", "S", "B"),
-    weights="coco, imagenet",
-    network="Mask R-CNN on InternImage",
+    variants=tuple(DETECTORS),
+    weights="coco, imagenet, imagenet22k",
+    head="",
     crops="pixels: the shorter side, unless the longer one would exceed 5/3 of it",
     try_it="internimage-detect",
     decoder=256,
@@ -86,6 +107,11 @@ DETECTION = Task(
 TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, DETECTION)}
 # Options that are not for every task.
 PARTIAL = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.options))
+
+
+def detector(variant):
+    """Which detector is on a variant; on a network of no published size Mask R-CNN."""
+    return DETECTORS.get(variant, MASK_RCNN)
 
 
 def of(options):
