@@ -189,8 +189,14 @@ def holds_objects(path: pathlib.Path) -> bool:
 def _load(path):
     try:
         content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"A file of annotations must exist. Received: {path}, no such file"
+        ) from error
+    except OSError as error:
+        raise CocoError(
+            f"Annotations must be a file that can be read. Received: {path} ({error.strerror})"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CocoError(
             f"{path} must be JSON, as COCO's annotations are. Received: {error}"

@@ -310,6 +310,7 @@ def test_refusals():
 
     refused("`classes` must be a positive int. Received: classes=0", classes=0)
     refused("from 0 to 1. Received: nms_threshold=2", nms_threshold=2)
+    refused("from 0 to 1. Received: score_threshold='a'", score_threshold="a")
     refused("one of xyxy, .*Received: bounding_box_format='xxyy'", bounding_box_format="xxyy")
     refused("'coco', the name of .*weights='imagenet'", weights="imagenet")
     refused("of no published size needs the name or path.*'coco'", weights="coco")

@@ -217,6 +217,19 @@ def test_without_masks():
 
 
 @pytest.mark.any_backend
+def test_types_of_masks():
+    """As pictures have them, 0 and 255, or floats: the same losses as of 0 and 1."""
+    x, y = some_data(2)
+    model = compiled(detector())
+    model.sampling = "first_n"
+    expected = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert expected["mask_loss"] > 0
+    for masks in (y["masks"] * np.uint8(255), y["masks"].astype(bool), y["masks"] * 255.0):
+        found = model.evaluate(x, {**y, "masks": masks}, verbose=0, return_dict=True)
+        assert found == expected
+
+
+@pytest.mark.any_backend
 def test_refusals():
     x, y = some_data()
     model = compiled(detector())

@@ -1,5 +1,6 @@
 """Checks of the detectors' arguments."""
 
+import numbers
 import os
 
 from keras_internimage.checkpoints import published
@@ -34,7 +35,9 @@ def check(**options) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}")
     for name, value in options.items():
-        if name.endswith("threshold") and not 0 <= value <= 1:
+        if not name.endswith("threshold"):
+            continue
+        if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
             raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value!r}")
     box_format = options["bounding_box_format"]
     if box_format not in FORMATS:

@@ -16,7 +16,7 @@ class Targets:
     """The objects of a batch, at least one place for one in each image.
 
     `boxes` `(N, M, 4)`, left, top, right, bottom in pixels of the resized images, zero where there
-    is no object; `labels` and `valid` `(N, M)`; `masks` `(N, M, H, W)` or None.
+    is no object; `labels` and `valid` `(N, M)`; `masks` `(N, M, H, W)`, bools, or None.
     """
 
     boxes: Any
@@ -41,17 +41,29 @@ def read_targets(y, sizes, box_format: str) -> Targets:
         boxes, source=box_format, target="xyxy", height=sides[..., :1], width=sides[..., 1:]
     )
     masks = y.get("masks")
+    if masks is not None:
+        # Masks of pictures are often 0 and 255: as numbers, a pixel at the edge would be all.
+        masks = _covered(masks)
     count = ops.shape(boxes)[1]
     if not isinstance(count, int) or count < 1:
         missing = ((0, 0), (0, ops.maximum(1 - count, 0) if not isinstance(count, int) else 1))
         labels = ops.pad(labels, missing, constant_values=-1)
         boxes = ops.pad(boxes, (*missing, (0, 0)))
         if masks is not None:
-            masks = ops.pad(ops.cast(masks, "uint8"), (*missing, (0, 0), (0, 0)))
+            masks = ops.cast(masks, "uint8")
+            masks = ops.cast(ops.pad(masks, (*missing, (0, 0), (0, 0))), "bool")
     extent = ops.min(boxes[..., 2:] - boxes[..., :2], axis=-1)
     valid = (labels >= 0) & (extent > 0)
     boxes = ops.where(valid[..., None], boxes, 0)
     return Targets(ops.stop_gradient(boxes), labels, valid, masks)
+
+
+def _covered(masks):
+    """Where masks of any type are set, bools: half and more of a float's 1, any other integer."""
+    dtype = keras.backend.standardize_dtype(masks.dtype)
+    if dtype == "bool":
+        return ops.convert_to_tensor(masks)
+    return masks >= 0.5 if keras.backend.is_float_dtype(dtype) else ops.not_equal(masks, 0)
 
 
 def check_targets(x, y, classes: int, mask_heads: Sequence[str]) -> None:
