@@ -101,7 +101,8 @@ def check_sizes(model, target, batch_size):
     if target.name == "torch" and (batch_size is None or None in model.image_shape):
         raise ValueError(
             "`input_shape` must give height and width, and `batch_size` must be given, for a "
-            "PyTorch program of a detector: its loops have fixed shapes. "
+            "PyTorch program of a detector: its loops have fixed shapes (--size "
+            "and --batch-size of internimage-export). "
             f"Received: batch_size={batch_size}, model.input_shape={model.input_shape}"
         )
 

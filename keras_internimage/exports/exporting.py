@@ -276,7 +276,8 @@ def _check_sizes(model, target, precision, batch_size, calibration, labels):
         if None in shape:
             raise ValueError(
                 "`input_shape` must give height and width for LiteRT, whose files have fixed "
-                f"image sizes. Received: model.input_shape={model.input_shape}"
+                f"image sizes (--size of internimage-export). Received: model.input_shape="
+                f"{model.input_shape}"
             )
         megabytes = model.count_params() * {"float32": 4, "float16": 2, "int8": 1}[precision] / 1e6
         if megabytes > LITERT_MEGABYTES:

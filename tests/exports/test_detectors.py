@@ -208,7 +208,7 @@ def test_refusals(tmp_path):
             export(model, tmp_path / "model.onnx", **options)
     with pytest.raises(ValueError, match="`precision` must be 'float32' for a detector"):
         export(model, tmp_path / "model.xml", precision="float16")
-    with pytest.raises(ValueError, match="`batch_size` must be given, for a PyTorch program"):
+    with pytest.raises(ValueError, match="`batch_size` must be given.*--size and --batch-size of"):
         export(model, tmp_path / "model.pt2", input_shape=SIZE)
     with pytest.raises(ValueError, match="`input_shape` must give height and width for LiteRT"):
         export(model, tmp_path / "model.tflite")

@@ -71,8 +71,9 @@ class MaskRCNN(TwoStageDetector):
     - "labels": `(N, M)` ints from 0, and -1 where there is no object. An object whose box has no
       extent counts as none. A label that is no class is refused where its value is known, that is
       in arrays and in PyTorch; in a dataset in TensorFlow and JAX it makes the loss NaN;
-    - "masks": `(N, M, H, W)`, bool or uint8, an object where they are not 0. They may only be missing if the mask head is frozen:
-      `model.mask_head.trainable = False` before `compile`.
+    - "masks": `(N, M, H, W)`, bool or uint8, an object where they are not 0. They may
+      only be missing if the mask head is frozen: `model.mask_head.trainable = False` before
+      `compile`.
 
     `fit` and `evaluate` report "loss", the sum of
 
