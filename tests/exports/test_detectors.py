@@ -6,7 +6,7 @@ import pytest
 import small_models
 from keras import ops
 
-from keras_internimage import MaskRCNN, export
+from keras_internimage import CascadeMaskRCNN, MaskRCNN, export
 from keras_internimage.exports import detections, detectors, formats
 from keras_internimage.ops.boxes import nms
 from keras_internimage.ops.roi_align import roi_align
@@ -21,7 +21,7 @@ FORMATS = {
 SIZE = (64, 96, 3)
 
 
-def plain():
+def plain(make=small_models.mask_rcnn):
     """A detector over four convolutions: exporters take long for more."""
     images = x = keras.Input((None, None, 3))
     maps = {}
@@ -30,7 +30,17 @@ def plain():
         maps[level] = x = layer(x)
     backbone = keras.Model(images, x)
     backbone.pyramid_outputs = maps
-    return small_models.mask_rcnn(on=backbone)
+    return make(on=backbone)
+
+
+def cascade(on):
+    options = {"channels": 8, "units": 16, "max_detections": 10, "proposals": 30}
+    model = CascadeMaskRCNN(on, classes=5, score_threshold=0.01, proposals_per_level=40, **options)
+    generator = np.random.default_rng(0)
+    predicting = [*(x.scores for x in model.box_heads), *(x.predictions for x in model.mask_heads)]
+    for part in (model.rpn.objectness, *predicting):
+        part.kernel.assign(generator.normal(size=part.kernel.shape))
+    return model
 
 
 def photographs(count=1, size=SIZE):
@@ -59,6 +69,14 @@ def test_the_same_detections(tmp_path, capsys, name):
     options = {"batch_size": 1, "include_preprocessing": True, "labels": labels}
     export(model, tmp_path / name, input_shape=SIZE, **options)
     assert "detections are the same; largest difference of boxes" in capsys.readouterr().out
+    check_same(model, tmp_path / name, photographs())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS[BACKEND])
+def test_the_same_detections_of_a_cascade(tmp_path, name):
+    model = plain(cascade)
+    export(model, tmp_path / name, input_shape=SIZE, batch_size=1, include_preprocessing=True)
     check_same(model, tmp_path / name, photographs())
 
 
