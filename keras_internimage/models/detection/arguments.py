@@ -1,7 +1,8 @@
 """Checks of the detectors' arguments."""
 
-import numbers
 import os
+
+import numpy as np
 
 from keras_internimage.checkpoints import published
 from keras_internimage.models import dense
@@ -37,7 +38,7 @@ def check(**options) -> None:
     for name, value in options.items():
         if not name.endswith("threshold"):
             continue
-        if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
             raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value!r}")
     box_format = options["bounding_box_format"]
     if box_format not in FORMATS:
