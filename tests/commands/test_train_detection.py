@@ -286,6 +286,7 @@ def test_settings_by_default():
         "--variant FlashS": ("FlashS", "coco", "finetune-detection", 800, 256, 24),
         "--variant XL --recipe cascade-1x": ("XL", "imagenet22k", "cascade-1x", 800, 256, 12),
         "--weights none": ("T", "none", "scratch-detection", 800, 256, 150),
+        "--variant FlashB": ("FlashB", "coco", "finetune-detection", 800, 256, 24),
     }.items():
         words = ["x", "--task", "detection", *arguments.split()]
         options = cli.parser().parse_args(words)
