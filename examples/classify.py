@@ -8,8 +8,8 @@ import argparse
 import numpy as np
 
 import keras_internimage
-from keras_internimage.models import VARIANTS
 from keras_internimage.preprocessing import load_image
+from keras_internimage.variants import VARIANTS, function_name
 
 
 def main():
@@ -20,7 +20,7 @@ def main():
     parser.add_argument("--top", type=int, default=5, help="how many names for each image")
     options = parser.parse_args()
 
-    build = getattr(keras_internimage, f"InternImage{options.variant}")
+    build = getattr(keras_internimage, function_name(options.variant))
     model = build(weights=options.weights)
     size = VARIANTS[options.variant].resolution
     batch = np.stack([load_image(path, size) for path in options.images])

@@ -28,8 +28,8 @@ import keras
 import numpy as np
 
 import keras_internimage
-from keras_internimage.models import VARIANTS
 from keras_internimage.preprocessing import load_image, preprocess_input
+from keras_internimage.variants import VARIANTS, function_name
 
 BACKEND = keras.backend.backend()
 # What a run must not change half way: with it, the weights at the end would be others.
@@ -154,7 +154,7 @@ def build(options, classes, steps):
     }
     keras.utils.set_random_seed(options.seed)  # all processes start from the same weights
     if options.variant:
-        model = getattr(keras_internimage, f"InternImage{options.variant}")(**arguments)
+        model = getattr(keras_internimage, function_name(options.variant))(**arguments)
     else:
         groups = [options.channels * 2**stage // 16 for stage in range(4)]
         model = keras_internimage.InternImage(options.channels, (1, 1, 1, 1), groups, **arguments)

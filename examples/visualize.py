@@ -16,7 +16,7 @@ import numpy as np
 
 import keras_internimage
 from keras_internimage import visualize
-from keras_internimage.models import VARIANTS
+from keras_internimage.variants import VARIANTS, function_name
 
 # Where crops of the photographs, 640 x 427 pixels, show one thing only: left, top, right, bottom.
 PLACES = {
@@ -95,7 +95,7 @@ def main():
         photo, classes, size = photographs[0][:, 20:447], [1, 2, 0], SHOWN
         at = options.at or (0.38 * SHOWN, 0.47 * SHOWN)
     else:
-        model = getattr(keras_internimage, f"InternImage{options.variant}")(weights=options.weights)
+        model = getattr(keras_internimage, function_name(options.variant))(weights=options.weights)
         labels, classes, photo, size, at = None, None, options.photo, None, options.at
 
     common = {"size": size, "side": options.side}

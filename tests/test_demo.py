@@ -12,6 +12,7 @@ from small_models import SMALL, upernet
 import keras_internimage
 from keras_internimage.checkpoints import DownloadError
 from keras_internimage.segmenter import load_segmenter
+from keras_internimage.variants import function_name
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -176,17 +177,16 @@ def test_fine_tune_without_images(example, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_classify(example, folder, monkeypatch, capsys):
-    monkeypatch.setattr(keras_internimage, "InternImageT", lambda weights: tiny())
+@pytest.mark.parametrize("variant", ["T", "FlashT"])
+def test_classify(example, folder, monkeypatch, capsys, variant):
+    monkeypatch.setattr(keras_internimage, function_name(variant), lambda weights: tiny())
     index = {str(i): [f"n{i:08d}", f"class_{i}"] for i in range(1000)}
     decode = keras.applications.imagenet_utils.decode_predictions
     monkeypatch.setitem(decode.__globals__, "CLASS_INDEX", index)
-    example.run(example("classify"), "test/dark/0.png", "test/bright/1.png", "--top", 2)
+    images = ("test/dark/0.png", "test/bright/1.png")
+    example.run(example("classify"), *images, "--top", 2, "--variant", variant)
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if "class_" not in line] == [
-        "test/dark/0.png",
-        "test/bright/1.png",
-    ]
+    assert [line for line in lines if "class_" not in line] == list(images)
     assert len(lines) == 6
 
 

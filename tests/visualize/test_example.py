@@ -8,6 +8,7 @@ from PIL import Image
 from small_models import SMALL
 
 import keras_internimage
+from keras_internimage.variants import function_name
 
 pytest.importorskip("sklearn")
 pytestmark = pytest.mark.any_backend
@@ -33,14 +34,15 @@ def test_small(visualize, example, monkeypatch, capsys):
     assert sorted(path.name for path in pathlib.Path("seen").iterdir()) == list(PICTURES)
 
 
-def test_a_photograph_and_official_weights(visualize, example, monkeypatch, tiny, photo):
+@pytest.mark.parametrize("variant", ["T", "FlashT"])
+def test_a_photograph_and_official_weights(visualize, example, monkeypatch, tiny, photo, variant):
     def official(weights):
         assert weights == "imagenet"
         return tiny()
 
-    monkeypatch.setattr(keras_internimage, "InternImageT", official)
+    monkeypatch.setattr(keras_internimage, function_name(variant), official)
     Image.fromarray(photo).save("photo.png")
-    example.run(visualize, "photo.png", "--at", "40", "20")
+    example.run(visualize, "photo.png", "--at", "40", "20", "--variant", variant)
     assert all(np.asarray(Image.open(name)).ndim == 3 for name in PICTURES)
     with pytest.raises(SystemExit):
         example.run(visualize, "photo.png", "--small")
