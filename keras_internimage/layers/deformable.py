@@ -51,7 +51,6 @@ class DeformableConvolution(CompositeLayer):
             self.dw_kernel_size = as_pair("dw_kernel_size", dw_kernel_size, odd=True)
         self.strides = as_pair("strides", strides)
         self.dilation_rate = as_pair("dilation_rate", dilation_rate)
-        self.offset_scale = float(offset_scale)
         self.center_feature_scale = bool(center_feature_scale)
         self.remove_center = bool(remove_center)
         self.implementation = implementation
@@ -69,9 +68,10 @@ class DeformableConvolution(CompositeLayer):
             padding=self.padding,
             dilation_rate=self.dilation_rate,
             groups=self.groups,
-            offset_scale=self.offset_scale,
+            offset_scale=offset_scale,
             remove_center=self.remove_center,
         )
+        self.offset_scale = self.geometry.offset_scale
 
     def _check_input(self, input_shape):
         """The number of input channels, checked."""

@@ -139,6 +139,7 @@ def test_strides_predict_where_they_sample(dw_kernel_size):
     [
         (lambda: DCNv4(3).build((1, 4, 4, 32)), "groups=3, input channels=32"),
         (lambda: DCNv4(2, dw_kernel_size=2), "dw_kernel_size"),
+        (lambda: DCNv4(2, offset_scale=None), "`offset_scale` must be .* offset_scale=None"),
         (lambda: DCNv4(2, strides=2, center_feature_scale=True), "strides of 1"),
         (lambda: InternImageBlock(2, core_op="DCNv5"), "core_op='DCNv5'"),
         (lambda: InternImageBlock(2, dcn_output_bias=False), "must be True with DCNv3"),
