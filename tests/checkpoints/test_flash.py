@@ -10,7 +10,7 @@ from models.reference import without_values
 
 from keras_internimage import UperNetFlashT, UperNetT
 from keras_internimage.checkpoints import MismatchError, infer_config
-from keras_internimage.checkpoints.names import classifier, mask_rcnn, upernet
+from keras_internimage.checkpoints.names import cascade_mask_rcnn, classifier, mask_rcnn, upernet
 from keras_internimage.models import VARIANTS
 from keras_internimage.models.dense import build_backbone
 from keras_internimage.variants import Variant
@@ -27,6 +27,12 @@ def upernet_model(**arguments):
 
 def mask_rcnn_model(**arguments):
     return small_models.mask_rcnn(SIZES, pyramid_norm=True, **arguments)
+
+
+def cascade_model(**arguments):
+    return small_models.cascade_mask_rcnn(
+        {**SIZES, "dcn_output_bias": True, "mlp_fc2_bias": True}, pyramid_norm=True, **arguments
+    )
 
 
 def stored(model, table):
@@ -47,8 +53,13 @@ def stored(model, table):
             mask_rcnn.TABLE,
             "Mask R-CNN on no published size (channels=8, units=16, pyramid_norm=True)",
         ),
+        (
+            cascade_model,
+            cascade_mask_rcnn.TABLE,
+            "Cascade Mask R-CNN on no published size (channels=8, units=16, pyramid_norm=True)",
+        ),
     ],
-    ids=["upernet", "mask_rcnn"],
+    ids=["upernet", "mask_rcnn", "cascade_mask_rcnn"],
 )
 def test_there_and_back(make, table, words, tmp_path, capsys):
     state = stored(make(), table)

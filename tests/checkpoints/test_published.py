@@ -40,9 +40,16 @@ def test_flash_internimage():
         "upernet_flash_internimage_l_640_160k_ade20k": (55.6, 56.0),
     }
     detectors = {row.name: (row.box_ap, row.mask_ap) for row in FLASH if row.box_ap}
-    assert len(detectors) == 6
-    assert detectors["mask_rcnn_flash_internimage_t_fpn_1x_coco"] == (48.0, 43.1)
-    assert detectors["mask_rcnn_flash_internimage_b_fpn_3x_coco"] == (50.6, 45.4)
+    assert detectors == {
+        "mask_rcnn_flash_internimage_t_fpn_1x_coco": (48.0, 43.1),
+        "mask_rcnn_flash_internimage_t_fpn_3x_coco": (49.5, 44.0),
+        "mask_rcnn_flash_internimage_s_fpn_1x_coco": (49.2, 44.0),
+        "mask_rcnn_flash_internimage_s_fpn_3x_coco": (50.5, 44.9),
+        "mask_rcnn_flash_internimage_b_fpn_1x_coco": (50.1, 44.5),
+        "mask_rcnn_flash_internimage_b_fpn_3x_coco": (50.6, 45.4),
+        "cascade_flash_internimage_l_fpn_1x_coco": (55.6, 48.2),
+        "cascade_flash_internimage_l_fpn_3x_coco": (56.7, 48.9),
+    }
 
 
 def test_table_is_well_formed():
