@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add = subcommands.add_parser("convert", help="make a Keras file of a checkpoint")
     add.add_argument("file", help="checkpoint (.pth, .safetensors, index, directory)")
     add.add_argument("out", help="ends in .weights.h5 (weights) or .keras (whole model)")
-    add.add_argument("--variant", help="T, S, B, L, XL, H or G (default: by the shapes)")
+    add.add_argument("--variant", help="such as T or FlashT (default: by the shapes)")
     add.add_argument("--classes", type=int, help="another number: a newly initialised classifier")
     add.add_argument("--dtype", default="float32", help="float32, float16 or bfloat16")
     add.add_argument("--no-top", action="store_true", help="leave the classification head out")

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "model",
         metavar="MODEL",
         help="name of a published checkpoint of UperNet (internimage-convert list), folder of "
-        "internimage-train, .keras file, or, with --weights, T, S, B, L, XL or H",
+        "internimage-train, .keras file, or, with --weights, a variant such as T",
     )
     command_line.add_images(made)
     made.add_argument(
