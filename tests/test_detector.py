@@ -4,9 +4,12 @@ import keras
 import numpy as np
 import pytest
 import small_models
+from checkpoints.conftest import save_pth
+from checkpoints.test_upernet import official
 from PIL import Image
 
 import keras_internimage
+from keras_internimage.checkpoints.names import cascade_mask_rcnn
 from keras_internimage.data import Resizing, detection_classes
 from keras_internimage.data.resizing import resize_image
 from keras_internimage.detector import Detections, Detector, load_detector, loading
@@ -261,6 +264,20 @@ class TestLoading:
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-4)
         with pytest.raises(ValueError, match="as many as the model has classes, 5. Received: 2"):
             load_detector(tmp_path, class_names=["a", "b"])
+
+    def test_a_file_of_a_cascade(self, monkeypatch, tmp_path):
+        state = official(small_models.cascade_mask_rcnn(), cascade_mask_rcnn.TABLE)
+        file = save_pth(tmp_path / "x.pth", state, "state_dict")
+
+        def build(**options):
+            return small_models.cascade_mask_rcnn(**options)
+
+        monkeypatch.setattr(loading.models, "CascadeMaskRCNNFlashL", build)
+        with pytest.warns(UserWarning, match="classes are shown as numbers"):
+            assert load_detector("FlashL", weights=file).classes == 5
+        for model in ("T", "FlashT"):
+            with pytest.raises(ValueError, match="of a detector .*InternImage-T. .*Cascade Mask"):
+                load_detector(model, weights=file)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

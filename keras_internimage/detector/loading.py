@@ -10,12 +10,14 @@ import keras
 
 from keras_internimage import finished, models, predictor
 from keras_internimage.checkpoints import infer_config, open_checkpoint, published
+from keras_internimage.checkpoints.infer import describe
 from keras_internimage.checkpoints.published import Published
 from keras_internimage.data.detection_classes import detection_classes
 from keras_internimage.data.labels import Labels
 from keras_internimage.data.resizing import Resizing
 from keras_internimage.detector.inference import RESIZING, Detector, check_model
 from keras_internimage.finished import Place, row_of
+from keras_internimage.variants import title
 
 
 def load_detector(
@@ -126,17 +128,24 @@ def _build(place):
     if isinstance(place, Published):
         return _function(place.name, place.variant)(weights=place.name)
     guess = infer_config(open_checkpoint(place.path).shapes())
-    if guess.family not in _FUNCTIONS or guess.classes is None:
+    if not guess.family.startswith(tuple(_FUNCTIONS)) or guess.classes is None:
         raise ValueError(
             f"weights must hold a detector's heads. Received: weights={place.path}, without them"
         )
-    return _function(guess.family, place.letter)(weights=place.path, classes=guess.classes)
+    function = _function(guess.family, place.letter)
+    if function is None:
+        raise ValueError(
+            f"weights must be of a detector that there is on {title(place.letter)}. "
+            f"Received: weights={place.path}, of {describe(guess)}"
+        )
+    return function(weights=place.path, classes=guess.classes)
 
 
-# By the begin of a published name, which is also the family of its rename table.
+# By the begin of a published name, and of the name of its family's rename table.
 _FUNCTIONS = {"mask_rcnn": "MaskRCNN", "cascade": "CascadeMaskRCNN"}
 
 
 def _function(name, variant):
+    """The function of a detector on a variant, None where there is none."""
     kind = next(kind for kind in _FUNCTIONS if name.startswith(kind))
-    return getattr(models, f"{_FUNCTIONS[kind]}{variant}")
+    return getattr(models, f"{_FUNCTIONS[kind]}{variant}", None)
