@@ -14,7 +14,7 @@ from keras_internimage.checkpoints.tensors import Tensor
 CONTAINERS = ("model", "module", "state_dict")
 AVERAGE = "model_ema"
 # What the official backbones of FlashInternImage for dense tasks start from.
-CONTAINERS_OF_DENSE_FLASH = ("state_dict", AVERAGE, "model", "module")
+_CONTAINERS_OF_DENSE_FLASH = ("state_dict", AVERAGE, "model", "module")
 BARE = "bare"
 
 # What wrappers put before the official names, taken away as often as it occurs.
@@ -35,6 +35,15 @@ _IN_DIRECTORY = (
     "pytorch_model.bin",
 )
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def of_backbone(core_op: str) -> tuple[str, ...]:
+    """The containers in which weights of a dense model's backbone are looked for, in this order.
+
+    Args:
+        core_op: the backbone's operator, "DCNv3" or "DCNv4".
+    """
+    return _CONTAINERS_OF_DENSE_FLASH if core_op == "DCNv4" else CONTAINERS
 
 
 @dataclasses.dataclass(frozen=True)

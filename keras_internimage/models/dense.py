@@ -68,14 +68,13 @@ def build_backbone(
         backbone = InternImageBackbone(
             **{**dense_config(variant), **options}, name=model_name(variant)
         )
-    flash = VARIANTS[variant].core_op == "DCNv4"
     # As the official code, which starts T's layer scales at 1: the classifier has none.
     load_weights(
         backbone,
         backbone_weights,
         table=TABLE,
         variant=variant,
-        containers=read.CONTAINERS_OF_DENSE_FLASH if flash else read.CONTAINERS,
+        containers=read.of_backbone(VARIANTS[variant].core_op),
         keep_layer_scale=True,
     )
     return backbone

@@ -15,7 +15,7 @@ from checkpoints.conftest import (
 )
 
 from keras_internimage.checkpoints import CheckpointError, open_checkpoint, tensors
-from keras_internimage.checkpoints.read import CONTAINERS_OF_DENSE_FLASH
+from keras_internimage.checkpoints.read import of_backbone
 
 pytestmark = pytest.mark.any_backend
 
@@ -122,7 +122,7 @@ def test_containers_are_taken_in_the_order_asked_for(tmp_path):
     average = {name: to_torch(value + 1) for name, value in WEIGHTS.items()}
     path = save_pth(tmp_path / "x.pth", WEIGHTS, model_ema=average)
     assert equal(open_checkpoint(path))
-    checkpoint = open_checkpoint(path, containers=CONTAINERS_OF_DENSE_FLASH)
+    checkpoint = open_checkpoint(path, containers=of_backbone("DCNv4"))
     assert checkpoint.container == "model_ema"
     assert equal(checkpoint, {name: value + 1 for name, value in WEIGHTS.items()})
 

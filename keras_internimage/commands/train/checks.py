@@ -204,14 +204,17 @@ def weights_file(path, task, channels, depths, groups, decoder, operator="DCNv3"
     Raises:
         ValueError: it is no file of weights, or one of another network.
     """
-    from keras_internimage.checkpoints import infer_config, keras_files, open_checkpoint
+    from keras_internimage.checkpoints import infer_config, keras_files, open_checkpoint, read
     from keras_internimage.checkpoints.infer import describe
+
+    dense = task is not tasks.CLASSIFICATION
+    containers = read.of_backbone(operator) if dense else read.CONTAINERS
 
     try:
         if path.name.endswith(keras_files.SUFFIXES):
             shapes = keras_files.read(path).official_shapes()
         else:
-            shapes = open_checkpoint(path).shapes()
+            shapes = open_checkpoint(path, containers=containers).shapes()
         found = infer_config(shapes)
     except ValueError as error:
         raise ValueError(f"--weights {path}: {error}") from error

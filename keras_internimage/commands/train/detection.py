@@ -11,6 +11,7 @@ from keras_internimage.checkpoints import open_checkpoint, published
 from keras_internimage.checkpoints.keras_files import SUFFIXES
 from keras_internimage.checkpoints.keras_files import read as read_keras_file
 from keras_internimage.checkpoints.names import families
+from keras_internimage.checkpoints.read import of_backbone
 from keras_internimage.commands.train import output, tasks
 from keras_internimage.commands.train.settings import CUSTOM
 from keras_internimage.data import coco_images, labels
@@ -152,7 +153,9 @@ def _is_whole(weights, detector):
         return False
     if weights.endswith(SUFFIXES):
         return read_keras_file(weights).table is families.TABLES[detector]
-    return families.of_official(open_checkpoint(weights).shapes()) == detector
+    # Whatever container has them: which one counts is decided where they are loaded.
+    found = open_checkpoint(weights, containers=of_backbone("DCNv4"))
+    return families.of_official(found.shapes()) == detector
 
 
 def finished_model(settings, classes):

@@ -8,6 +8,7 @@ from keras_internimage.checkpoints import open_checkpoint, published
 from keras_internimage.checkpoints.keras_files import SUFFIXES
 from keras_internimage.checkpoints.keras_files import read as read_keras_file
 from keras_internimage.checkpoints.names import families
+from keras_internimage.checkpoints.read import of_backbone
 from keras_internimage.commands.train import output
 from keras_internimage.commands.train.layers import copy_weights
 from keras_internimage.commands.train.settings import CUSTOM
@@ -120,7 +121,9 @@ def _is_whole(weights):
         return False
     if weights.endswith(SUFFIXES):
         return read_keras_file(weights).table is families.TABLES["upernet"]
-    return families.of_official(open_checkpoint(weights).shapes()) == "upernet"
+    # Whatever container has them: which one counts is decided where they are loaded.
+    found = open_checkpoint(weights, containers=of_backbone("DCNv4"))
+    return families.of_official(found.shapes()) == "upernet"
 
 
 def _lacks_auxiliary(weights):
