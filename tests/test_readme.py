@@ -114,3 +114,32 @@ def test_table_of_models(variant):
     # float32 takes four bytes, float16 two; a file is a little larger than its weights.
     size = row.bytes / (2 if row.stored_dtype == "float16" else 4) / 1e6
     assert 0.98 * size < float(parameters.removesuffix(" M")) < size
+
+
+@pytest.mark.any_backend
+def test_tables_of_segmentation_and_detection():
+    """The longer schedule of detectors, ADE20K of segmentation: what the keywords stand for."""
+    rows = re.findall(
+        r"^\| (\w+) \| `((?:UperNet|\w*MaskRCNN)\w+)` \|(.*)\|$", README, re.MULTILINE
+    )
+    functions = {function for _, function, _ in rows}
+    assert functions == {
+        name
+        for name in keras_internimage.__all__
+        if re.fullmatch(r"(UperNet|(Cascade)?MaskRCNN)(Flash)?(T|S|B|L|XL|H)", name)
+    }
+    for variant, function, cells in rows:
+        millions, *found = (cell.strip() for cell in cells.split("|"))
+        assert re.fullmatch(rf"(UperNet|\w*MaskRCNN){variant}", function)
+        if function.startswith("UperNet"):
+            row = published.for_variant(variant, "ade20k")
+            assert [float(cell) for cell in found[:2]] == [row.miou, row.miou_multiscale]
+        else:
+            row = published.for_variant(variant, "coco")
+            assert [float(cell) for cell in found] == [row.box_ap, row.mask_ap]
+        if variant.startswith("Flash"):
+            auxiliary = {"auxiliary": True} if function.startswith("UperNet") else {}
+            with without_values():
+                weights = getattr(keras_internimage, function)(**auxiliary).trainable_weights
+            count = sum(math.prod(w.shape) for w in weights) / 1e6
+            assert float(millions.removesuffix(" M")) == pytest.approx(count, abs=0.05001)

@@ -40,6 +40,11 @@ def check(**options) -> None:
             continue
         if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
             raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value!r}")
+    if not isinstance(options["pyramid_norm"], bool):
+        raise ValueError(
+            "`pyramid_norm` must be None, True or False. "
+            f"Received: pyramid_norm={options['pyramid_norm']!r}"
+        )
     box_format = options["bounding_box_format"]
     if box_format not in FORMATS:
         raise ValueError(

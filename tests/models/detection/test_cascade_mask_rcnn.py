@@ -104,5 +104,7 @@ def test_saved_and_loaded(tmp_path):
 def test_refusals():
     with pytest.raises(ValueError, match="`units` must be a positive int. Received: units=0"):
         small_models.cascade_mask_rcnn(units=0)
+    with pytest.raises(ValueError, match="`pyramid_norm` must be .* pyramid_norm='LN'"):
+        small_models.cascade_mask_rcnn(pyramid_norm="LN")
     with pytest.raises(ValueError, match="must be None. Received: weights='coco'"):
         keras_internimage.CascadeMaskRCNNL(weights="coco", backbone_weights="imagenet")
