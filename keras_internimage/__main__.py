@@ -1,4 +1,4 @@
-"""`python -m keras_internimage`: versions, backend, devices, and which DCNv3 would run."""
+"""`python -m keras_internimage`: versions, backend, devices, and what would run DCNv3 and DCNv4."""
 
 import importlib.metadata
 import platform
@@ -50,7 +50,7 @@ def tables(backend: str) -> list[str]:
     lines = []
     for rows, devices in alike.items():
         where = f" on {', '.join(devices)}" if len(alike) > 1 else ""
-        lines += ["", f"DCNv3{where}, in order of preference ({HINT}):", ""]
+        lines += ["", f"DCNv3 and DCNv4{where}, in order of preference ({HINT}):", ""]
         chosen = next(name for name, _, runs, _ in rows if runs)
         table = [("implementation", "backends", "runs here", "what it is, or why it does not run")]
         for name, supported, runs, reason in rows:
