@@ -191,7 +191,9 @@ def cuda_core(compiler, nvcc):
     # The library can tell what code it holds.
     told = "_".join(f"sm_{number}" for number in known) + f"_compute_{ptx}"
     info = (*common, f"-DDCNV3_ARCHITECTURES={told}", SOURCES / "core" / "cuda_info.cu")
-    objects = [((*common, SOURCES / "core" / "cuda.cu"), "cuda.o"), (info, "cuda_info.o")]
+    kernels = ("cuda", "cuda_detection")
+    objects = [((*common, SOURCES / "core" / f"{name}.cu"), f"{name}.o") for name in kernels]
+    objects.append((info, "cuda_info.o"))
     # Frameworks bring CUDA runtimes of various versions: the one used here is inside the library.
     link = (*start, "-shared", "-cudart", "static", "-Xlinker", f"-soname,{CUDA_CORE}")
     folders = tuple(f"-L{folder}" for folder in toolchain.cuda_library_folders(nvcc))

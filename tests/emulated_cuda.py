@@ -13,6 +13,7 @@ from native_core import DTYPES, Call, Status
 
 HERE = pathlib.Path(__file__).parent
 CORE = HERE.parent / "custom_ops" / "core"
+SOURCES = ("cuda.cu", "cuda_detection.cu")
 # Largest difference from the oracle, relative to the largest value: of outputs, of gradients.
 TOLERANCES = {"float32": (4e-6, 2e-5), "float16": (1e-3, 1e-3), "bfloat16": (8e-3, 8e-3)}
 DEFAULTS = {"kernel_size": 3, "strides": 1, "padding": 1, "dilation_rate": 1}
@@ -66,7 +67,7 @@ class Kernels:
     """The library's functions for NumPy arrays."""
 
     def __init__(self, path):
-        library = ctypes.CDLL(str(path))
+        self.library = library = ctypes.CDLL(str(path))
         self.forward_function = library.dcnv3_cuda_forward
         self.backward_function = library.dcnv3_cuda_backward
         self.forward_function.restype = self.backward_function.restype = Status
@@ -147,25 +148,28 @@ def check(status):
 
 
 def build(folder, architecture=800, core=CORE, **constants):
-    """The emulated library; `constants` replaces some that `cuda.cu` defines."""
+    """The emulated library; `constants` replaces some that the kernels' sources define."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++")
     for header in ("cuda_bf16.h", "cuda_fp16.h", "cuda_runtime.h"):
         (folder / header).write_text(f'#include "{HERE / "custom_ops" / "cuda_emulation.h"}"\n')
-    source = (core / "cuda.cu").read_text()
+    sources = {name: (core / name).read_text() for name in (*SOURCES, "cuda_host.cuh")}
     for name, value in constants.items():
-        before, after = source.split(f"{name} = ")
-        source = f"{before}{name} = {value}{after[min(map(after.index, ',;')) :]}"
-    (folder / "cuda.cu").write_text(source)
+        (of,) = [file for file, source in sources.items() if f" {name} = " in source]
+        before, after = sources[of].split(f" {name} = ")
+        sources[of] = f"{before} {name} = {value}{after[min(map(after.index, ',;')) :]}"
+    for name, source in sources.items():
+        (folder / name).write_text(source)
     # The thread sanitizer's calls before each access are the emulation's; its library stays out.
     compile_command = (
         f"{compiler} -std=c++20 -O1 -fno-strict-aliasing -fPIC -fvisibility=hidden -Wall -Wextra "
-        f"-Werror -Wno-unknown-pragmas -fsanitize=alignment,thread "
+        f"-Werror -Wno-unknown-pragmas -ffp-contract=off -fsanitize=alignment,thread "
         f"-fsanitize-undefined-trap-on-error -D__CUDA_ARCH__={architecture} -I{folder} -I{core} "
-        f"-x c++ -c cuda.cu -o cuda.o"
+        f"-x c++ -c"
     )
-    for command in (compile_command, f"{compiler} -shared cuda.o -o library.so"):
+    link = f"{compiler} -shared {' '.join(f'{name}.o' for name in SOURCES)} -o library.so"
+    for command in (*(f"{compile_command} {name} -o {name}.o" for name in SOURCES), link):
         result = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
     return Kernels(folder / "library.so")

@@ -145,6 +145,7 @@ class Copy:
         self.write("core/cpu_detection.cc", "// a few lines\n")
         self.write("core/cpu_kernels.cc", KERNELS)
         self.write("core/cuda.cu", "// a few lines\n")
+        self.write("core/cuda_detection.cu", "// a few lines\n")
         self.write("core/cuda_info.cu", "// a few lines\n")
         for backend, condition in CONDITIONS.items():
             self.write(f"{backend}/dcnv3_{backend}.cc", BINDING.format(condition=condition))

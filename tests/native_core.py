@@ -27,6 +27,19 @@ class Call(ctypes.Structure):
     ]
 
 
+class Regions(ctypes.Structure):
+    """`dcnv3_regions` of `detection.h`."""
+
+    _fields_ = [
+        ("dtype", ctypes.c_int32),
+        ("levels", ctypes.c_int32),
+        *[(name, ctypes.c_int64) for name in ("bins", "batch", "regions", "channels")],
+        ("heights", ctypes.c_int64 * 16),
+        ("widths", ctypes.c_int64 * 16),
+        ("strides", ctypes.c_double * 16),
+    ]
+
+
 class Status(ctypes.Structure):
     """`dcnv3_status`."""
 

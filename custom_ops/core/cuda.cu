@@ -1,12 +1,10 @@
 /* DCNv3 on NVIDIA GPUs behind plain C: checks, the choice of the kernels, and their launches. */
-#include <stdarg.h>
-#include <stdio.h>
-
 #include <algorithm>
 #include <type_traits>
 
 #include "cuda_backward.cuh"
 #include "cuda_forward.cuh"
+#include "cuda_host.cuh"
 #include "cuda_ordered.cuh"
 #include "dcnv3.h"
 
@@ -16,28 +14,12 @@ namespace dcnv3 {
 constexpr size_t kSharedMemory = 48 * 1024;
 constexpr int64_t kMaxPoints = kSharedMemory / kSlotBytes / (32 / 8);
 constexpr int64_t kMaxChannels = int64_t(1) << 28, kMaxSites = (int64_t(1) << 31) - 1;
-constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
 /* Below this many threads in all, smaller blocks spread them over more multiprocessors. */
 constexpr int64_t kManyThreads = int64_t(1) << 18;
 /* Below this many, tiles of the deterministic gradient are smaller. A large GPU has 132
  * multiprocessors, which are to have 16 warps each. */
 constexpr int64_t kManyTiles = 132 * 16;
 constexpr int kMaxCoordinate = 0xffff; /* that fits into a Summary */
-
-__attribute__((format(printf, 1, 2))) dcnv3_status error(const char* format, ...) {
-  dcnv3_status status = {1, {}};
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(status.message, sizeof status.message, format, arguments);
-  va_end(arguments);
-  return status;
-}
-
-dcnv3_status to_status(cudaError_t code, const char* what) {
-  if (code == cudaSuccess) return {0, {}};
-  return error("%s must succeed. Received: CUDA error %d, %s", what, int(code),
-               cudaGetErrorString(code));
-}
 
 dcnv3_status check(const dcnv3_call& c) {
   if (c.dtype != DCNV3_FLOAT32 && c.dtype != DCNV3_FLOAT16 && c.dtype != DCNV3_BFLOAT16)
@@ -52,10 +34,6 @@ dcnv3_status check(const dcnv3_call& c) {
                  "2^31. Received: C=%lld, G=%d, Ho=%lld, Wo=%lld, P=%lld", (long long)c.channels,
                  c.groups, (long long)c.out_height, (long long)c.out_width, (long long)c.points);
   return {0, {}};
-}
-
-bool aligned(const void* pointer, size_t bytes) {
-  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
 Geometry geometry(const dcnv3_call& c) {
@@ -84,12 +62,6 @@ struct Layout {
   static constexpr int pack = pack_, lanes = lanes_, count = count_;
 };
 
-/* A grid of `blocks` for each image, and images in two axes. */
-dim3 grid_of_images(const Geometry& k, int64_t blocks) {
-  const int64_t columns = std::min(k.batch, kMaxGridY);
-  return dim3(unsigned(blocks), unsigned(columns), unsigned((k.batch + columns - 1) / columns));
-}
-
 /* How the sites are given to threads. */
 struct Plan {
   int pack, lanes, count;
@@ -108,7 +80,7 @@ Plan make_plan(const Geometry& k, bool vectors, cudaStream_t stream) {
   int threads = k.batch * k.sites * plan.lanes < kManyThreads ? 64 : kThreads;
   while (bytes(threads) > kSharedMemory) threads -= 32;
   const int64_t sites = threads / plan.lanes;
-  plan.config.gridDim = grid_of_images(k, (k.sites + sites - 1) / sites);
+  plan.config.gridDim = grid_of(k.batch, (k.sites + sites - 1) / sites);
   plan.config.blockDim = dim3(threads);
   plan.config.dynamicSmemBytes = bytes(threads);
   plan.config.stream = stream;
@@ -129,15 +101,6 @@ cudaError_t with_layout(const Plan& plan, Run run) {
   if (plan.lanes == 2) return with_count(vector, std::integral_constant<int, 2>());
   if (plan.lanes == 4) return with_count(vector, std::integral_constant<int, 4>());
   return with_count(vector, std::integral_constant<int, 8>());
-}
-
-/* Launches, and picks up what the launch itself left behind. */
-template <class... Parameters, class... Arguments>
-cudaError_t launch(const cudaLaunchConfig_t& config, void (*kernel)(Parameters...),
-                   Arguments... arguments) {
-  const cudaError_t code = cudaLaunchKernelEx(&config, kernel, arguments...);
-  const cudaError_t last = cudaGetLastError();
-  return code != cudaSuccess ? code : last;
 }
 
 /* A thread for each of `size` numbers, or fewer. */
@@ -189,7 +152,7 @@ dcnv3_status ordered_backward(const Geometry& k, const T* grad_output, const T* 
                             summaries, tiles.shift);
   if (code == cudaSuccess) {
     cudaLaunchConfig_t config = {};
-    config.gridDim = grid_of_images(k, (int64_t(tiles.count) + kWarps - 1) / kWarps);
+    config.gridDim = grid_of(k.batch, (int64_t(tiles.count) + kWarps - 1) / kWarps);
     config.blockDim = dim3(32 * kWarps);
     config.dynamicSmemBytes = kWarps * tile_bytes(tiles);
     config.stream = stream;

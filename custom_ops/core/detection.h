@@ -1,4 +1,5 @@
-/* RoIAlign and non-maximum suppression for processors, behind plain C as in dcnv3.h.
+/* RoIAlign for processors and NVIDIA GPUs, and non-maximum suppression for processors, behind plain
+ * C as in dcnv3.h.
  *
  *   N         images               R  regions of each image      C  channels
  *   maps      one for each level, (N, H_l, W_l, C), dense, channels last
@@ -68,6 +69,20 @@ DCNV3_EXPORT dcnv3_status dcnv3_cpu_roi_align_backward(const dcnv3_regions* call
 DCNV3_EXPORT dcnv3_status dcnv3_cpu_nms(int32_t dtype, const void* boxes, const void* scores,
                                         const int32_t* classes, int64_t number, double threshold,
                                         int64_t count, int32_t* indices, uint8_t* valid);
+
+/* ---- NVIDIA GPUs, in a library of their own -------------------------------------------------- */
+
+/* Device pointers, but for the lists of maps; `stream` is a cudaStream_t. float64 is refused. The
+ * backward pass writes every element of the maps' gradients, in an order of additions that is the
+ * same in every run. */
+DCNV3_EXPORT dcnv3_status dcnv3_cuda_roi_align(const dcnv3_regions* call, const void* const* maps,
+                                               const void* boxes, const int32_t* levels,
+                                               void* output, void* stream);
+
+DCNV3_EXPORT dcnv3_status dcnv3_cuda_roi_align_backward(const dcnv3_regions* call,
+                                                        const void* grad_output, const void* boxes,
+                                                        const int32_t* levels,
+                                                        void* const* grad_maps, void* stream);
 
 #ifdef __cplusplus
 }

@@ -186,8 +186,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_dcnv3_backward_cpu, backward_cpu
 #ifdef DCNV3_CUDA
 namespace {
 
-using Stream = ffi::PlatformStream<void*>;
-
 ffi::Error forward_cuda(void* stream, ffi::AnyBuffer inputs, ffi::AnyBuffer offset_mask,
                         ffi::Result<ffi::AnyBuffer> output, Pair kernel_size, Pair strides,
                         Pair padding, Pair dilation_rate, int64_t groups, double offset_scale,

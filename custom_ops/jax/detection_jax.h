@@ -30,9 +30,10 @@ std::vector<int64_t> shape_of(const ffi::AnyBuffer& buffer) {
   return std::vector<int64_t>(sizes.begin(), sizes.end());
 }
 
-ffi::Error roi_align_cpu(ffi::ThreadPool pool, ffi::AnyBuffer boxes, ffi::AnyBuffer levels,
-                         ffi::RemainingArgs maps, ffi::Result<ffi::AnyBuffer> output,
-                         Strides strides, int64_t bins) {
+/* `run(call, maps, levels)` computes. */
+template <class Run>
+ffi::Error roi_align(const ffi::AnyBuffer& boxes, const ffi::AnyBuffer& levels,
+                     const ffi::RemainingArgs& maps, Strides strides, int64_t bins, Run run) {
   std::vector<std::vector<int64_t>> shapes;
   std::vector<const void*> data;
   ffi::DataType type = ffi::DataType::INVALID;
@@ -49,18 +50,27 @@ ffi::Error roi_align_cpu(ffi::ThreadPool pool, ffi::AnyBuffer boxes, ffi::AnyBuf
       &call, type, int64_t(maps.size()), [&](int64_t l) { return shapes[l]; }, boxes, levels,
       strides, bins);
   if (error.failure()) return error;
-  return status_of(parallel_for(
-      pool, call.batch * call.regions, dcnv3::region_grain(call),
-      [&](int64_t begin, int64_t end) {
-        return dcnv3_cpu_roi_align(&call, data.data(), boxes.untyped_data(),
-                                   static_cast<const int32_t*>(levels.untyped_data()),
-                                   output->untyped_data(), begin, end);
-      }));
+  return status_of(run(call, data.data(), static_cast<const int32_t*>(levels.untyped_data())));
 }
 
-ffi::Error roi_align_backward_cpu(ffi::ThreadPool pool, ffi::AnyBuffer grad_output,
-                                  ffi::AnyBuffer boxes, ffi::AnyBuffer levels,
-                                  ffi::RemainingRets grads, Strides strides, int64_t bins) {
+ffi::Error roi_align_cpu(ffi::ThreadPool pool, ffi::AnyBuffer boxes, ffi::AnyBuffer levels,
+                         ffi::RemainingArgs maps, ffi::Result<ffi::AnyBuffer> output,
+                         Strides strides, int64_t bins) {
+  const auto run = [&](const dcnv3_regions& call, const void* const* from, const int32_t* of) {
+    return parallel_for(pool, call.batch * call.regions, dcnv3::region_grain(call),
+                        [&](int64_t begin, int64_t end) {
+                          return dcnv3_cpu_roi_align(&call, from, boxes.untyped_data(), of,
+                                                     output->untyped_data(), begin, end);
+                        });
+  };
+  return roi_align(boxes, levels, maps, strides, bins, run);
+}
+
+/* `run(call, levels, grads)` computes. */
+template <class Run>
+ffi::Error roi_align_backward(const ffi::AnyBuffer& grad_output, const ffi::AnyBuffer& boxes,
+                              const ffi::AnyBuffer& levels, const ffi::RemainingRets& grads,
+                              Strides strides, int64_t bins, Run run) {
   std::vector<std::vector<int64_t>> shapes;
   std::vector<void*> data;
   for (size_t l = 0; l < grads.size(); ++l) {
@@ -78,14 +88,46 @@ ffi::Error roi_align_backward_cpu(ffi::ThreadPool pool, ffi::AnyBuffer grad_outp
   const std::vector<int64_t> expected{call.batch, call.regions, bins, bins, call.channels};
   if (shape_of(grad_output) != expected)
     return invalid("`grad_output` must have the output's shape.");
-  return status_of(parallel_for(
-      pool, dcnv3_cpu_roi_align_backward_tasks(&call), 1, [&](int64_t begin, int64_t end) {
-        return dcnv3_cpu_roi_align_backward(&call, grad_output.untyped_data(),
-                                            boxes.untyped_data(),
-                                            static_cast<const int32_t*>(levels.untyped_data()),
-                                            data.data(), begin, end);
-      }));
+  return status_of(run(call, static_cast<const int32_t*>(levels.untyped_data()), data.data()));
 }
+
+ffi::Error roi_align_backward_cpu(ffi::ThreadPool pool, ffi::AnyBuffer grad_output,
+                                  ffi::AnyBuffer boxes, ffi::AnyBuffer levels,
+                                  ffi::RemainingRets grads, Strides strides, int64_t bins) {
+  const auto run = [&](const dcnv3_regions& call, const int32_t* of, void* const* into) {
+    return parallel_for(pool, dcnv3_cpu_roi_align_backward_tasks(&call), 1,
+                        [&](int64_t begin, int64_t end) {
+                          return dcnv3_cpu_roi_align_backward(
+                              &call, grad_output.untyped_data(), boxes.untyped_data(), of, into,
+                              begin, end);
+                        });
+  };
+  return roi_align_backward(grad_output, boxes, levels, grads, strides, bins, run);
+}
+
+#ifdef DCNV3_CUDA
+using Stream = ffi::PlatformStream<void*>;
+
+ffi::Error roi_align_cuda(void* stream, ffi::AnyBuffer boxes, ffi::AnyBuffer levels,
+                          ffi::RemainingArgs maps, ffi::Result<ffi::AnyBuffer> output,
+                          Strides strides, int64_t bins) {
+  const auto run = [&](const dcnv3_regions& call, const void* const* from, const int32_t* of) {
+    return dcnv3_cuda_roi_align(&call, from, boxes.untyped_data(), of, output->untyped_data(),
+                                stream);
+  };
+  return roi_align(boxes, levels, maps, strides, bins, run);
+}
+
+ffi::Error roi_align_backward_cuda(void* stream, ffi::AnyBuffer grad_output, ffi::AnyBuffer boxes,
+                                   ffi::AnyBuffer levels, ffi::RemainingRets grads,
+                                   Strides strides, int64_t bins) {
+  const auto run = [&](const dcnv3_regions& call, const int32_t* of, void* const* into) {
+    return dcnv3_cuda_roi_align_backward(&call, grad_output.untyped_data(), boxes.untyped_data(),
+                                         of, into, stream);
+  };
+  return roi_align_backward(grad_output, boxes, levels, grads, strides, bins, run);
+}
+#endif
 
 ffi::Error nms_cpu(ffi::ThreadPool pool, ffi::AnyBuffer boxes, ffi::AnyBuffer scores,
                    ffi::AnyBuffer classes, ffi::Result<ffi::AnyBuffer> indices,
@@ -121,25 +163,42 @@ DCNV3_HANDLER(keras_internimage_roi_align_cpu);
 DCNV3_HANDLER(keras_internimage_roi_align_backward_cpu);
 DCNV3_HANDLER(keras_internimage_nms_cpu);
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_roi_align_cpu, roi_align_cpu,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .RemainingArgs()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<Strides>("strides")
-                                  .Attr<int64_t>("bins"));
+/* `context` is what a processor or a GPU computes with. */
+#define DCNV3_ALIGN_BINDING(context)    \
+  ffi::Ffi::Bind()                      \
+      .Ctx<context>()                   \
+      .Arg<ffi::AnyBuffer>()            \
+      .Arg<ffi::AnyBuffer>()            \
+      .RemainingArgs()                  \
+      .Ret<ffi::AnyBuffer>()            \
+      .Attr<Strides>("strides")         \
+      .Attr<int64_t>("bins")
+#define DCNV3_ALIGN_BACKWARD_BINDING(context) \
+  ffi::Ffi::Bind()                            \
+      .Ctx<context>()                         \
+      .Arg<ffi::AnyBuffer>()                  \
+      .Arg<ffi::AnyBuffer>()                  \
+      .Arg<ffi::AnyBuffer>()                  \
+      .RemainingRets()                        \
+      .Attr<Strides>("strides")               \
+      .Attr<int64_t>("bins")
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_roi_align_cpu, roi_align_cpu,
+                              DCNV3_ALIGN_BINDING(ffi::ThreadPool));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_roi_align_backward_cpu, roi_align_backward_cpu,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .RemainingRets()
-                                  .Attr<Strides>("strides")
-                                  .Attr<int64_t>("bins"));
+                              DCNV3_ALIGN_BACKWARD_BINDING(ffi::ThreadPool));
+
+#ifdef DCNV3_CUDA
+DCNV3_HANDLER(keras_internimage_roi_align_cuda);
+DCNV3_HANDLER(keras_internimage_roi_align_backward_cuda);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_roi_align_cuda, roi_align_cuda,
+                              DCNV3_ALIGN_BINDING(Stream),
+                              {ffi::Traits::kCmdBufferCompatible});
+XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_roi_align_backward_cuda, roi_align_backward_cuda,
+                              DCNV3_ALIGN_BACKWARD_BINDING(Stream),
+                              {ffi::Traits::kCmdBufferCompatible});
+#endif
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_nms_cpu, nms_cpu,
                               ffi::Ffi::Bind()

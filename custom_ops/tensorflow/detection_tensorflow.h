@@ -1,5 +1,5 @@
-/* RoIAlign and non-maximum suppression as TensorFlow operations, for processors; included by
- * dcnv3_tensorflow.cc. */
+/* RoIAlign as a TensorFlow operation for processors and GPUs, and non-maximum suppression as one for
+ * processors; included by dcnv3_tensorflow.cc. */
 #ifndef KERAS_INTERNIMAGE_DETECTION_TENSORFLOW_H
 #define KERAS_INTERNIMAGE_DETECTION_TENSORFLOW_H
 
@@ -43,7 +43,7 @@ class RegionKernel : public OpKernel {
   int64_t bins_;
 };
 
-class RoiAlignCpu final : public RegionKernel {
+class RoiAlign : public RegionKernel {
  public:
   using RegionKernel::RegionKernel;
 
@@ -62,19 +62,16 @@ class RoiAlignCpu final : public RegionKernel {
     if (output->NumElements() == 0) return;
     std::vector<const void*> from;
     for (int l = 0; l < maps.size(); ++l) from.push_back(data(maps[l]));
-    Failure failure;
-    pool(context)->ParallelFor(
-        call.batch * call.regions, dcnv3::cost_of_region(call),
-        [&](tf::int64 begin, tf::int64 end) {
-          failure.note(dcnv3_cpu_roi_align(&call, from.data(), data(boxes),
-                                           static_cast<const int32_t*>(data(levels)),
-                                           data(output), begin, end));
-        });
-    OP_REQUIRES_OK(context, failure.status());
+    run(context, call, from.data(), data(boxes), static_cast<const int32_t*>(data(levels)),
+        data(output));
   }
+
+ private:
+  virtual void run(OpKernelContext* context, const dcnv3_regions& call, const void* const* maps,
+                   const void* boxes, const int32_t* levels, void* output) = 0;
 };
 
-class RoiAlignBackwardCpu final : public RegionKernel {
+class RoiAlignBackward : public RegionKernel {
  public:
   using RegionKernel::RegionKernel;
 
@@ -104,17 +101,75 @@ class RoiAlignBackwardCpu final : public RegionKernel {
       into.push_back(data(grad));
     }
     if (call.batch == 0) return;
+    run(context, call, data(grad_output), data(boxes), static_cast<const int32_t*>(data(levels)),
+        into.data());
+  }
+
+ private:
+  virtual void run(OpKernelContext* context, const dcnv3_regions& call, const void* grad_output,
+                   const void* boxes, const int32_t* levels, void* const* grads) = 0;
+};
+
+class RoiAlignCpu final : public RoiAlign {
+ public:
+  using RoiAlign::RoiAlign;
+
+ private:
+  void run(OpKernelContext* context, const dcnv3_regions& call, const void* const* maps,
+           const void* boxes, const int32_t* levels, void* output) override {
     Failure failure;
     pool(context)->ParallelFor(
-        dcnv3_cpu_roi_align_backward_tasks(&call), dcnv3::cost_of_region_task(call),
+        call.batch * call.regions, dcnv3::cost_of_region(call),
         [&](tf::int64 begin, tf::int64 end) {
-          failure.note(dcnv3_cpu_roi_align_backward(
-              &call, data(grad_output), data(boxes), static_cast<const int32_t*>(data(levels)),
-              into.data(), begin, end));
+          failure.note(dcnv3_cpu_roi_align(&call, maps, boxes, levels, output, begin, end));
         });
     OP_REQUIRES_OK(context, failure.status());
   }
 };
+
+class RoiAlignBackwardCpu final : public RoiAlignBackward {
+ public:
+  using RoiAlignBackward::RoiAlignBackward;
+
+ private:
+  void run(OpKernelContext* context, const dcnv3_regions& call, const void* grad_output,
+           const void* boxes, const int32_t* levels, void* const* grads) override {
+    Failure failure;
+    pool(context)->ParallelFor(
+        dcnv3_cpu_roi_align_backward_tasks(&call), dcnv3::cost_of_region_task(call),
+        [&](tf::int64 begin, tf::int64 end) {
+          failure.note(dcnv3_cpu_roi_align_backward(&call, grad_output, boxes, levels, grads,
+                                                    begin, end));
+        });
+    OP_REQUIRES_OK(context, failure.status());
+  }
+};
+
+#ifdef DCNV3_CUDA
+class RoiAlignCuda final : public RoiAlign {
+ public:
+  using RoiAlign::RoiAlign;
+
+ private:
+  void run(OpKernelContext* context, const dcnv3_regions& call, const void* const* maps,
+           const void* boxes, const int32_t* levels, void* output) override {
+    OP_REQUIRES_OK(context, status_of(dcnv3_cuda_roi_align(&call, maps, boxes, levels, output,
+                                                           stream(context))));
+  }
+};
+
+class RoiAlignBackwardCuda final : public RoiAlignBackward {
+ public:
+  using RoiAlignBackward::RoiAlignBackward;
+
+ private:
+  void run(OpKernelContext* context, const dcnv3_regions& call, const void* grad_output,
+           const void* boxes, const int32_t* levels, void* const* grads) override {
+    OP_REQUIRES_OK(context, status_of(dcnv3_cuda_roi_align_backward(
+                                &call, grad_output, boxes, levels, grads, stream(context))));
+  }
+};
+#endif
 
 class NmsCpu final : public OpKernel {
  public:
@@ -251,4 +306,22 @@ DCNV3_REGISTER_REGIONS(double, double)
 DCNV3_REGISTER_REGIONS(Eigen::bfloat16, float)
 DCNV3_REGISTER_REGIONS(Eigen::half, float)
 REGISTER_KERNEL_BUILDER(Name("KerasInternimageNms").Device(tf::DEVICE_CPU), NmsCpu);
+
+#ifdef DCNV3_CUDA
+#define DCNV3_REGISTER_REGIONS_CUDA(type)                                  \
+  REGISTER_KERNEL_BUILDER(Name("KerasInternimageRoiAlign")                 \
+                              .Device(tf::DEVICE_GPU)                      \
+                              .TypeConstraint<type>("T")                   \
+                              .TypeConstraint<float>("U"),                 \
+                          RoiAlignCuda);                                   \
+  REGISTER_KERNEL_BUILDER(Name("KerasInternimageRoiAlignBackward")         \
+                              .Device(tf::DEVICE_GPU)                      \
+                              .TypeConstraint<type>("T")                   \
+                              .TypeConstraint<float>("U")                  \
+                              .HostMemory("shapes"),                       \
+                          RoiAlignBackwardCuda);
+DCNV3_REGISTER_REGIONS_CUDA(float)
+DCNV3_REGISTER_REGIONS_CUDA(Eigen::half)
+DCNV3_REGISTER_REGIONS_CUDA(Eigen::bfloat16)
+#endif
 #endif

@@ -200,5 +200,6 @@ STABLE_TORCH_LIBRARY_IMPL(keras_internimage, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(keras_internimage, CUDA, m) {
   m.impl("dcnv3", TORCH_BOX(&forward_cuda));
   m.impl("dcnv3_backward", TORCH_BOX(&backward_cuda));
+  DCNV3_IMPLEMENT_DETECTION_CUDA(m);
 }
 #endif

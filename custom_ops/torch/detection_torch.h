@@ -24,11 +24,23 @@ dcnv3_regions prepare_regions(const Tensor& of_dtype, int64_t maps, const Shape&
   return call;
 }
 
-Tensor roi_align_cpu(Tensors maps, Tensor boxes, Tensor levels, std::vector<double> strides,
-                     int64_t bins) {
+void check_device(const Tensor& one, const Tensor& other) {
+  STD_TORCH_CHECK(one.is_cpu() == other.is_cpu() &&
+                      one.get_device_index() == other.get_device_index(),
+                  "Maps, `boxes` and `levels` must be on one device.");
+}
+
+/* `run(call, maps, boxes, levels, output)` computes; all pointers. */
+template <class Run>
+Tensor roi_align(Tensors maps, Tensor boxes, Tensor levels, const std::vector<double>& strides,
+                 int64_t bins, Run run) {
   STD_TORCH_CHECK(!maps.empty(), "There must be a map.");
-  for (const Tensor& map : maps)
+  for (const Tensor& map : maps) {
     STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type(), "Maps must have one dtype.");
+    check_device(maps[0], map);
+  }
+  check_device(maps[0], boxes);
+  check_device(maps[0], levels);
   const dcnv3_regions call = prepare_regions(
       maps[0], int64_t(maps.size()), [&](int64_t l) { return maps[l].sizes(); }, boxes, levels,
       strides, bins);
@@ -41,22 +53,33 @@ Tensor roi_align_cpu(Tensors maps, Tensor boxes, Tensor levels, std::vector<doub
   levels = torch::stable::contiguous(levels);
   Tensor output = torch::stable::new_empty(
       maps[0], {call.batch, call.regions, bins, bins, call.channels});
-  const void* b = boxes.const_data_ptr();
-  const int32_t* l = static_cast<const int32_t*>(levels.const_data_ptr());
-  void* y = output.mutable_data_ptr();
-  Failure failure;
-  torch::stable::parallel_for(
-      0, call.batch * call.regions, dcnv3::region_grain(call), [&](int64_t begin, int64_t end) {
-        failure.note(dcnv3_cpu_roi_align(&call, from, b, l, y, begin, end));
-      });
-  failure.raise();
+  run(call, from, boxes.const_data_ptr(), static_cast<const int32_t*>(levels.const_data_ptr()),
+      output.mutable_data_ptr());
   return output;
 }
 
-/* The gradients of maps with the heights and widths `sizes`, one after the other. */
-Tensors roi_align_backward_cpu(Tensor grad_output, Tensor boxes, Tensor levels,
-                               std::vector<int64_t> sizes, std::vector<double> strides,
-                               int64_t bins) {
+Tensor roi_align_cpu(Tensors maps, Tensor boxes, Tensor levels, std::vector<double> strides,
+                     int64_t bins) {
+  const auto run = [](const dcnv3_regions& call, const void* const* from, const void* b,
+                      const int32_t* l, void* y) {
+    Failure failure;
+    torch::stable::parallel_for(
+        0, call.batch * call.regions, dcnv3::region_grain(call), [&](int64_t begin, int64_t end) {
+          failure.note(dcnv3_cpu_roi_align(&call, from, b, l, y, begin, end));
+        });
+    failure.raise();
+  };
+  return roi_align(std::move(maps), boxes, levels, strides, bins, run);
+}
+
+/* The gradients of maps with the heights and widths `sizes`, one after the other, which
+ * `run(call, grad_output, boxes, levels, grads)` computes. */
+template <class Run>
+Tensors roi_align_backward(Tensor grad_output, Tensor boxes, Tensor levels,
+                           const std::vector<int64_t>& sizes, const std::vector<double>& strides,
+                           int64_t bins, Run run) {
+  check_device(grad_output, boxes);
+  check_device(grad_output, levels);
   STD_TORCH_CHECK(grad_output.dim() == 5 && sizes.size() == 2 * strides.size(),
                   "`grad_output` must have rank 5, and each map two sizes.");
   const int64_t images = grad_output.size(0), channels = grad_output.size(4);
@@ -78,16 +101,51 @@ Tensors roi_align_backward_cpu(Tensor grad_output, Tensor boxes, Tensor levels,
     grads.push_back(torch::stable::new_empty(grad_output, shape(l)));
     into[l] = grads.back().mutable_data_ptr();
   }
-  const void *g = grad_output.const_data_ptr(), *b = boxes.const_data_ptr();
-  const int32_t* of = static_cast<const int32_t*>(levels.const_data_ptr());
-  Failure failure;
-  torch::stable::parallel_for(
-      0, dcnv3_cpu_roi_align_backward_tasks(&call), 1, [&](int64_t begin, int64_t end) {
-        failure.note(dcnv3_cpu_roi_align_backward(&call, g, b, of, into, begin, end));
-      });
-  failure.raise();
+  run(call, grad_output.const_data_ptr(), boxes.const_data_ptr(),
+      static_cast<const int32_t*>(levels.const_data_ptr()), into);
   return grads;
 }
+
+Tensors roi_align_backward_cpu(Tensor grad_output, Tensor boxes, Tensor levels,
+                               std::vector<int64_t> sizes, std::vector<double> strides,
+                               int64_t bins) {
+  const auto run = [](const dcnv3_regions& call, const void* g, const void* b, const int32_t* l,
+                      void* const* into) {
+    Failure failure;
+    torch::stable::parallel_for(
+        0, dcnv3_cpu_roi_align_backward_tasks(&call), 1, [&](int64_t begin, int64_t end) {
+          failure.note(dcnv3_cpu_roi_align_backward(&call, g, b, l, into, begin, end));
+        });
+    failure.raise();
+  };
+  return roi_align_backward(grad_output, boxes, levels, sizes, strides, bins, run);
+}
+
+#ifdef DCNV3_CUDA
+Tensor roi_align_cuda(Tensors maps, Tensor boxes, Tensor levels, std::vector<double> strides,
+                      int64_t bins) {
+  STD_TORCH_CHECK(!maps.empty(), "There must be a map.");
+  const torch::stable::accelerator::DeviceGuard guard(maps[0].get_device_index());
+  void* stream = current_stream(maps[0]);
+  const auto run = [stream](const dcnv3_regions& call, const void* const* from, const void* b,
+                            const int32_t* l, void* y) {
+    check(dcnv3_cuda_roi_align(&call, from, b, l, y, stream));
+  };
+  return roi_align(std::move(maps), boxes, levels, strides, bins, run);
+}
+
+Tensors roi_align_backward_cuda(Tensor grad_output, Tensor boxes, Tensor levels,
+                                std::vector<int64_t> sizes, std::vector<double> strides,
+                                int64_t bins) {
+  const torch::stable::accelerator::DeviceGuard guard(grad_output.get_device_index());
+  void* stream = current_stream(grad_output);
+  const auto run = [stream](const dcnv3_regions& call, const void* g, const void* b,
+                            const int32_t* l, void* const* into) {
+    check(dcnv3_cuda_roi_align_backward(&call, g, b, l, into, stream));
+  };
+  return roi_align_backward(grad_output, boxes, levels, sizes, strides, bins, run);
+}
+#endif
 
 std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor classes, double threshold,
                                    int64_t count) {
@@ -137,4 +195,7 @@ std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor classes, 
   m.impl("roi_align", TORCH_BOX(&roi_align_cpu));              \
   m.impl("roi_align_backward", TORCH_BOX(&roi_align_backward_cpu)); \
   m.impl("nms", TORCH_BOX(&nms_cpu))
+#define DCNV3_IMPLEMENT_DETECTION_CUDA(m)          \
+  m.impl("roi_align", TORCH_BOX(&roi_align_cuda)); \
+  m.impl("roi_align_backward", TORCH_BOX(&roi_align_backward_cuda))
 #endif

@@ -19,6 +19,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda_emulation_types.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -26,91 +28,18 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 
-/* Aligned as on a GPU: the test has the compiler check every access. */
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline int2 make_int2(int x, int y) { return {x, y}; }
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-struct dim3 {
-  unsigned x, y, z;
-  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
-};
-
-/* ---- element types --------------------------------------------------------------------------- */
-
-inline uint32_t emulated_bits(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, 4);
-  return bits;
-}
-inline float emulated_float(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, 4);
-  return value;
-}
-
-inline float __uint_as_float(unsigned value) { return emulated_float(value); }
-
-struct __half { uint16_t bits; };
-inline float __half2float(__half half) {
-  const int sign = half.bits >> 15, exponent = half.bits >> 10 & 31, mantissa = half.bits & 1023;
-  const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
-                     : exponent     ? ldexpf(float(1024 + mantissa), exponent - 25)
-                                    : ldexpf(float(mantissa), -24);
-  return sign ? -size : size;
-}
-inline __half __float2half_rn(float value) {
-  const uint16_t sign = emulated_bits(value) >> 16 & 0x8000;
-  const float size = fabsf(value);
-  if (isnan(value)) return {uint16_t(sign | 0x7e00)};
-  if (size >= 65520.0f) return {uint16_t(sign | 0x7c00)};
-  if (size < 0x1p-14f) return {uint16_t(sign | int(nearbyintf(size * 0x1p24f)))};
-  int exponent;
-  const float mantissa = frexpf(size, &exponent); /* [0.5, 1), rounded to 11 bits */
-  return {uint16_t(sign + ((exponent + 13) << 10) + int(nearbyintf(mantissa * 2048.0f)))};
-}
-
-struct __nv_bfloat16 { uint16_t bits; };
-inline float __bfloat162float(__nv_bfloat16 value) {
-  return emulated_float(uint32_t(value.bits) << 16);
-}
-inline __nv_bfloat16 __float2bfloat16_rn(float value) {
-  const uint32_t bits = emulated_bits(value);
-  if (isnan(value)) return {0x7fff};
-  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
-
-struct alignas(4) __half2 { __half x, y; };
-struct alignas(4) __nv_bfloat162 { __nv_bfloat16 x, y; };
-inline float2 __half22float2(__half2 pair) {
-  return {__half2float(pair.x), __half2float(pair.y)};
-}
-inline __half2 __floats2half2_rn(float x, float y) {
-  return {__float2half_rn(x), __float2half_rn(y)};
-}
-inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
-  return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
-}
-
-template <class T>
-void __stwb(T* to, T value) {
-  *to = value;
-}
-
 /* ---- threads --------------------------------------------------------------------------------- */
 
 inline dim3 gridDim, blockDim, blockIdx;
 
 namespace dcnv3 {
-alignas(16) float4 shared_memory[48 * 1024 / sizeof(float4)];
+alignas(16) inline float4 shared_memory[48 * 1024 / sizeof(float4)];
 }
 
 #define EMULATION_UNSEEN __attribute__((no_sanitize("thread")))
+/* Weak: several files of kernels are linked, with one definition of what has a name in C. */
+#define EMULATION_HOOK __attribute__((no_sanitize("thread"), weak))
+#define EMULATION_EXPORT __attribute__((visibility("default"), weak))
 
 namespace emulation {
 
@@ -274,25 +203,25 @@ inline void run_block(unsigned threads) {
 
 /* What g++ puts before every access to memory under -fsanitize=thread; its library is not linked. */
 extern "C" {
-#define EMULATION_ACCESS(bytes)                                                                 \
-  EMULATION_UNSEEN void __tsan_read##bytes(void* at) { emulation::touch(at, bytes, false); }    \
-  EMULATION_UNSEEN void __tsan_write##bytes(void* at) { emulation::touch(at, bytes, true); }
+#define EMULATION_ACCESS(bytes)                                                              \
+  EMULATION_HOOK void __tsan_read##bytes(void* at) { emulation::touch(at, bytes, false); }   \
+  EMULATION_HOOK void __tsan_write##bytes(void* at) { emulation::touch(at, bytes, true); }
 EMULATION_ACCESS(1)
 EMULATION_ACCESS(2)
 EMULATION_ACCESS(4)
 EMULATION_ACCESS(8)
 EMULATION_ACCESS(16)
-EMULATION_UNSEEN void __tsan_read_range(void* at, size_t bytes) {
+EMULATION_HOOK void __tsan_read_range(void* at, size_t bytes) {
   emulation::touch(at, bytes, false);
 }
-EMULATION_UNSEEN void __tsan_write_range(void* at, size_t bytes) {
+EMULATION_HOOK void __tsan_write_range(void* at, size_t bytes) {
   emulation::touch(at, bytes, true);
 }
-EMULATION_UNSEEN void __tsan_func_entry(void*) {}
-EMULATION_UNSEEN void __tsan_func_exit() {}
-EMULATION_UNSEEN void __tsan_init() {}
-EMULATION_UNSEEN void __tsan_vptr_update(void*, void*) {}
-EMULATION_UNSEEN void __tsan_vptr_read(void*) {}
+EMULATION_HOOK void __tsan_func_entry(void*) {}
+EMULATION_HOOK void __tsan_func_exit() {}
+EMULATION_HOOK void __tsan_init() {}
+EMULATION_HOOK void __tsan_vptr_update(void*, void*) {}
+EMULATION_HOOK void __tsan_vptr_read(void*) {}
 }
 
 struct emulated_thread_index {
@@ -321,6 +250,14 @@ inline float __shfl_xor_sync(unsigned, float value, int lane) {
   const int turn = emulation::exchange(emulated_bits(value), emulation::kAtShuffle);
   return emulated_float(emulation::fibres[emulation::current ^ lane].exchange[turn]);
 }
+inline float __shfl_sync(unsigned, float value, int lane) {
+  const int turn = emulation::exchange(emulated_bits(value), emulation::kAtShuffle);
+  return emulated_float(emulation::fibres[(emulation::current & ~31u) + lane].exchange[turn]);
+}
+inline int __shfl_sync(unsigned, int value, int lane) {
+  const int turn = emulation::exchange(unsigned(value), emulation::kAtShuffle);
+  return int(emulation::fibres[(emulation::current & ~31u) + lane].exchange[turn]);
+}
 inline float atomicAdd(float* to, float value) {
   emulation::fibres[emulation::current].atomics.emplace_back(uintptr_t(to), sizeof value);
   const float old = *to;
@@ -333,12 +270,18 @@ inline void atomicAdd(float4* to, float4 value) {
 }
 inline float __expf(float value) { return expf(value); }
 inline float __fdividef(float a, float b) { return a / b; }
+/* Rounded each; this processor's compiler fuses nothing unasked. */
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline int __float_as_int(float value) { return int(emulated_bits(value)); }
 inline float __int_as_float(int value) { return emulated_float(uint32_t(value)); }
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
   return unsigned((uint64_t(high) << 32 | low) >> (shift & 31));
 }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline int __ffs(unsigned value) { return __builtin_ffs(int(value)); }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 
@@ -359,21 +302,21 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream
 }
 
 extern "C" {
-__attribute__((visibility("default"))) void emulation_set_order(int order) {
+EMULATION_EXPORT void emulation_set_order(int order) {
   emulation::order = order;
 }
-__attribute__((visibility("default"))) void emulation_set_dry(int dry) { emulation::dry = dry; }
+EMULATION_EXPORT void emulation_set_dry(int dry) { emulation::dry = dry; }
 /* Of all atomic additions since the last call: instructions, sectors, and the most of one. */
-__attribute__((visibility("default"))) void emulation_take_sectors(size_t counts[3]) {
+EMULATION_EXPORT void emulation_take_sectors(size_t counts[3]) {
   counts[0] = emulation::atomic_instructions, counts[1] = emulation::atomic_sectors;
   counts[2] = emulation::most_sectors;
   emulation::atomic_instructions = emulation::atomic_sectors = emulation::most_sectors = 0;
 }
-__attribute__((visibility("default"))) size_t emulation_shared_bytes() {
+EMULATION_EXPORT size_t emulation_shared_bytes() {
   return emulation::shared_bytes;
 }
 /* Blocks of the last launch. */
-__attribute__((visibility("default"))) size_t emulation_blocks() {
+EMULATION_EXPORT size_t emulation_blocks() {
   return size_t(gridDim.x) * gridDim.y * gridDim.z;
 }
 }

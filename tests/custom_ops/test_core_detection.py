@@ -5,26 +5,13 @@ import ctypes
 import detection_oracle
 import numpy as np
 import pytest
-from native_core import DTYPES, CoreError, Status
+from native_core import DTYPES, CoreError, Regions, Status
 
 pytestmark = pytest.mark.any_backend
 
 SIZES, STRIDES = ((9, 13), (5, 7)), (4.0, 8.0)
 BINS = 3
 TOLERANCE = {"float32": 4e-6, "float64": 1e-13, "float16": 2e-3}
-
-
-class Regions(ctypes.Structure):
-    """`dcnv3_regions` of `detection.h`."""
-
-    _fields_ = [
-        ("dtype", ctypes.c_int32),
-        ("levels", ctypes.c_int32),
-        *[(name, ctypes.c_int64) for name in ("bins", "batch", "regions", "channels")],
-        ("heights", ctypes.c_int64 * 16),
-        ("widths", ctypes.c_int64 * 16),
-        ("strides", ctypes.c_double * 16),
-    ]
 
 
 def regions(maps, boxes, bins=BINS, **changes):

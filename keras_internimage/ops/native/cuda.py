@@ -9,9 +9,6 @@ import dataclasses
 import functools
 import re
 
-HALF_AND_SINGLE = "the CUDA kernels compute float32, float16 and bfloat16"
-DCNV3_ALONE = "the CUDA kernels compute DCNv3 alone"
-
 
 @dataclasses.dataclass(frozen=True)
 class Library:
@@ -79,6 +76,15 @@ def read(path):
         raise OSError(f"{path} is of another version of keras_internimage: {error}") from error
     *code, ptx = [divmod(int(number), 10) for number in re.findall(r"_(\d+)", told)]
     return Library(tuple(code), ptx, runtime, driver if driver > (0, 0) else None)
+
+
+def refused(request):
+    """None, or why the kernels cannot run a `dispatch.Request` on any GPU."""
+    if request.operator not in ("dcnv3", "roi_align"):
+        return "the CUDA kernels compute DCNv3 and RoIAlign; suppression is portable on GPUs"
+    if request.dtype == "float64":
+        return "the CUDA kernels compute float32, float16 and bfloat16"
+    return None
 
 
 _loaded: dict[str, Library] = {}

@@ -44,11 +44,7 @@ def why_not(request):
     """None, or why the kernels cannot run the request."""
     device = device_type() if request is None else request.device
     if device == "cuda":
-        if request is not None and request.operator != "dcnv3":
-            return cuda.DCNV3_ALONE
-        if request is not None and request.dtype == "float64":
-            return cuda.HALF_AND_SINGLE
-        return why_not_cuda()
+        return (request and cuda.refused(request)) or why_not_cuda()
     if device not in _platforms:
         return f"the library was built without kernels for {device!r} devices"
     return None

@@ -46,11 +46,7 @@ def why_not(request):
     if request is not None and in_xla():
         return "XLA compiles the call, and knows no kernel of a custom operation"
     if device == "cuda":
-        if request is not None and request.operator != "dcnv3":
-            return cuda.DCNV3_ALONE
-        if request is not None and request.dtype == "float64":
-            return cuda.HALF_AND_SINGLE
-        return why_not_cuda()
+        return (request and cuda.refused(request)) or why_not_cuda()
     return None
 
 

@@ -32,14 +32,10 @@ def why_not(request):
         reason = detection.why_not()
         if reason is not None:
             return reason
-        if device == "cuda":
-            return cuda.DCNV3_ALONE
     if device == "cuda":
         if request is None:
             return why_not_cuda()
-        if request.dtype == "float64":
-            return cuda.HALF_AND_SINGLE
-        return why_not_cuda(request.device_index)
+        return cuda.refused(request) or why_not_cuda(request.device_index)
     if device not in (None, "meta", "cpu"):
         return f"the library was built without kernels for {device!r} devices"
     return None
