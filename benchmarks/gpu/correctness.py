@@ -1,7 +1,7 @@
-"""Stage: every implementation of DCNv3 on the device, against the oracle in float64.
+"""Stage: every implementation of DCNv3 and of RoIAlign on the device, against oracles in float64.
 
 An item is one check of one implementation; what each framework has of its own is in
-`torch_checks`. Tolerances are those of the tests.
+`torch_checks`, and RoIAlign in `region_checks`. Tolerances are those of the tests.
 """
 
 import warnings
@@ -184,7 +184,9 @@ def items(context):
     result.append(as_item(context, None, "tensors of the processor", default.beside_the_gpu))
     if context.backend == "tensorflow":
         result.append(as_item(context, None, "tf.function with XLA", default.compiled, "jit"))
-    return result
+    from benchmarks.gpu import region_checks
+
+    return result + region_checks.items(context)
 
 
 def as_item(context, name, title, function, *arguments):
