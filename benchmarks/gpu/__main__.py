@@ -8,7 +8,7 @@ its own share of the time:
 
 - correctness: every implementation against the oracle in float64, with gradients, in float32,
   float16 and bfloat16; offsets that are not finite; deterministic modes; views, streams, CUDA
-  graphs, `torch.compile`, `jax.jit`, `tf.function`.
+  graphs, `torch.compile`, `jax.jit`, `tf.function`; RoIAlign, likewise with gradients.
 - operator: times next to the official kernels' algorithm, `grid_sample` and a copy of the bytes.
 - model: InternImage-T, images a second and memory, next to its official form and ConvNeXt-Tiny.
 

@@ -53,8 +53,8 @@ def roi_align(
             for boxes up to that, counted as `covered_pixels` does, and wrong for larger ones.
             None is the number of pixels of the largest map, which is exact for all. The kernels
             need no bound.
-        implementation: None for the native kernels where they can run, on processors, "native" or
-            "portable".
+        implementation: None for the native kernels where they can run, on processors and NVIDIA
+            GPUs, "native" or "portable".
 
     Returns:
         A tensor `(N, R, output_size, output_size, C)` of the maps' type. Positions, weights and
