@@ -141,10 +141,12 @@ def test_positions_far_from_the_corner_keep_their_fraction(kernels):
 def test_boxes_that_give_zeros(kernels, dtype):
     """Not finite, reversed, too far: zeros, and no gradient."""
     maps, boxes, levels, upstream = case(dtype)
-    hostile = [np.nan, np.inf, -np.inf, 1e30, -1e30, 2.0**27]
-    for k, value in enumerate(hostile):
-        boxes[0, 2 + k, k % 4] = value
-    boxes[1, 3], levels[0, 3:] = [30, 20, 10, 5], 0
+    hostile = [(0, np.nan), (2, np.inf), (0, -np.inf), (3, 1e30), (1, -1e30)]
+    hostile += [(2, 2.0**27), (0, -(2.0**27))]
+    boxes[0, 2:] = [3, 4, 30, 25]
+    for k, (side, value) in enumerate(hostile):
+        boxes[0, 2 + k, side] = value
+    boxes[1, 3], levels[0, 2:] = [30, 20, 10, 5], 0
     output = align(kernels, maps, boxes, levels, dtype)
     finite = boxes.copy()
     finite[0, 2 : 2 + len(hostile)], finite[1, 3] = 0, 0
