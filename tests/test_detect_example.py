@@ -35,7 +35,9 @@ def test_it_leaves_a_model_for_the_commands(module, example, monkeypatch, capsys
     monkeypatch.setattr(module, "LARGEST", 40)
     monkeypatch.setattr(module, "EVALUATED", 1)
     example.run(module, "--steps", "2", "--out", "detector")
-    assert re.search(r"[0-9]+ shapes over the flower: box AP 0\.[0-9]+, ", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    for photograph in ("tower", "flower"):
+        assert re.search(rf"[0-9]+ shapes over the {photograph}: box AP 0\.[0-9]+, ", printed)
     assert Image.open("detector/detection.jpg").size == (808, 542)
     Image.fromarray(np.zeros((32, 48, 3), "uint8")).save("photo.png")
     options = "--shorter-side", "64", "--threshold", "0"
@@ -73,3 +75,9 @@ def test_published_numbers_of_the_documentation():
     rows = re.findall(r"^\| `(.+)` \| (.+) \| (.+) \| .+ \|$", DOCS, re.MULTILINE)
     known = [published.find(name) for name in published.names("detection")]
     assert sorted(rows) == sorted((x.name, str(x.box_ap), str(x.mask_ap)) for x in known)
+
+
+def test_the_picture_of_the_documentation():
+    assert "images/detection.jpg" in DOCS
+    with Image.open(ROOT / "docs/images/detection.jpg") as picture:
+        assert picture.size == (808, 542)
