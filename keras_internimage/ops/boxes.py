@@ -166,7 +166,7 @@ def nms(boxes, scores, classes, threshold: float, count: int, implementation: st
 
     def take_best(k, state):
         scores, indices, valid = state
-        best = _argmax(scores)[:, None]
+        best = argmax(scores)[:, None]
         exists = ops.take_along_axis(scores, best, axis=1) > nothing
         box = ops.take_along_axis(boxes, best[..., None], axis=1)
         overlap = iou(box, boxes)[:, 0]
@@ -185,14 +185,14 @@ def nms(boxes, scores, classes, threshold: float, count: int, implementation: st
     return indices, valid
 
 
-def _argmax(scores):
-    """The first of the largest scores of each row, int32."""
+def argmax(scores):
+    """Where along the last axis the first of the largest scores is, int32."""
     if keras.backend.backend() != "tensorflow" or isinstance(scores, keras.KerasTensor):
-        return ops.cast(ops.argmax(scores, axis=1), "int32")
+        return ops.cast(ops.argmax(scores, axis=-1), "int32")
     # Keras' own also tells zeros by their sign, in operations on bits that LiteRT does not have.
     import tensorflow as tf
 
-    return tf.argmax(scores, axis=1, output_type="int32")
+    return tf.argmax(scores, axis=-1, output_type="int32")
 
 
 def _of_kernels(boxes, scores):

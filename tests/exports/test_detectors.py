@@ -73,7 +73,7 @@ def test_the_same_detections(tmp_path, capsys, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [x for x in FORMATS[BACKEND] if x != "model.tflite"])
+@pytest.mark.parametrize("name", FORMATS[BACKEND])
 def test_the_same_detections_of_a_cascade(tmp_path, name):
     model = plain(cascade)
     export(model, tmp_path / name, input_shape=SIZE, batch_size=1, include_preprocessing=True)

@@ -210,7 +210,7 @@ class CascadeMaskRCNN(TwoStageDetector):
 
 def best_class(logits):
     """The most probable class of each region, `(N, R)`, without the background."""
-    return ops.cast(ops.argmax(logits[..., :-1], axis=-1), "int32")
+    return box_ops.argmax(logits[..., :-1])
 
 
 def moved(regions, labels, deltas, stage):
