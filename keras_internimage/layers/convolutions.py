@@ -83,7 +83,7 @@ class NormalizedConvolution(CompositeLayer):
                 dtype=self.dtype_policy,
             )
         self.conv.build(input_shape)
-        self.norm.build(self.compute_output_shape(input_shape))
+        self.norm.build(NormalizedConvolution.compute_output_shape(self, input_shape))
         self.built = True
 
     def call(self, inputs, training=None, counted=None):
@@ -131,6 +131,9 @@ class TopDownConvolution(NormalizedConvolution):
         x, above = inputs
         x = super().call(x, training=training)
         return sublayers.add(x, resize_bilinear(above, ops.shape(x)[1:3]))
+
+    def compute_output_shape(self, input_shape):
+        return super().compute_output_shape(input_shape[0])
 
 
 def _several(shape):

@@ -3,8 +3,8 @@
 import importlib.util
 import json
 
+import annotated_shapes as objects
 import numpy as np
-import objects
 import pytest
 import small_models
 
