@@ -178,7 +178,7 @@ def some_images(*sizes, seed=0):
 
 def test_any_size_of_image():
     """Two images of different sizes in a batch, and what each of them gives alone."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(4)
     model = small_models.mask_rcnn()
     small, large = some_images((40, 50), (61, 66))
     batch = np.zeros((2, 64, 96, 3), "float32")
