@@ -109,6 +109,7 @@ def test_sizes():
             "L": (2560, 640, 32),
             "XL": (2560, 640, 32),
             "H": (3584, 896, 32),
+            "FlashL": (2560, 640, 32),
         }.get(row.variant, (2048, 512, 32)) or row.data != "ade20k"
         if row.data != "ade20k":
             assert (made.longest, made.shortest, made.multiple) == (2048, 1024, 1)
@@ -296,7 +297,10 @@ class TestLoading:
         [
             (("internimage_t_1k_224",), "one for segmentation. Received: internimage_t_1k_224"),
             (("none.keras",), "none.keras, no such file"),
-            (("Q", "ade20k"), "model must be one of T, S, B, L, XL, H. Received: model='Q'"),
+            (
+                ("Q", "ade20k"),
+                "model must be one of T, S, B, L, XL, H, FlashT, FlashS, .*. Received: model='Q'",
+            ),
             (("T", "none.pth"), "weights=none.pth, no such file"),
             (("H", "cityscapes"), "must be published for the variant"),
             (("S", "upernet_internimage_t_512_160k_ade20k"), "weights must be for the variant"),

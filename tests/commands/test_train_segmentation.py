@@ -253,11 +253,11 @@ def test_files_of_other_weights(data, tmp_path, capsys, monkeypatch):
     for folder, name, message in (
         (data, "no.keras", "no.keras: The file must be a complete Keras weights file"),
         (data, "no.pth", "no.pth: The file must be a PyTorch or safetensors checkpoint"),
-        (data, "wide.keras", "groups 1 2 4 8, decoder channels 16"),
+        (data, "wide.keras", "operator DCNv3, decoder channels 16"),
         (
             data,
             "large.keras",
-            "of channels 8, depths 1 1 1 1, groups 1 2 4 8. Received: --weights ",
+            "of channels 8, depths 1 1 1 1, groups 1 2 4 8, operator DCNv3. Received: --weights ",
         ),
         (by_class, "wide.keras", "must be of a classifier, for classification. Received: "),
     ):

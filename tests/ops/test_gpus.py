@@ -175,8 +175,8 @@ def test_the_report_has_every_device(gpus):
     if BACKEND == "torch":
         (devices,) = [line for line in lines if line.startswith("devices ")]
         assert devices.endswith("cuda:0 (Card 0), cuda:1 (Card 1), cpu")
-        assert "DCNv3 on cuda:0, cpu, in order of preference" in "\n".join(lines)
-        assert "DCNv3 on cuda:1, in order of preference" in "\n".join(lines)
+        assert "DCNv3 and DCNv4 on cuda:0, cpu, in order of preference" in "\n".join(lines)
+        assert "DCNv3 and DCNv4 on cuda:1, in order of preference" in "\n".join(lines)
         assert "yes, chosen" in rows[0] and len(rows) == 2
     assert " no " in rows[-1] and "capability is 7.0" in rows[-1]
     assert sum("yes, chosen" in line for line in lines) == len(rows)
