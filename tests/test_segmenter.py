@@ -299,7 +299,8 @@ class TestLoading:
             (("none.keras",), "none.keras, no such file"),
             (
                 ("Q", "ade20k"),
-                "model must be one of T, S, B, L, XL, H, FlashT, FlashS, .*. Received: model='Q'",
+                "model must be one of T, S, B, L, XL, H, FlashT, FlashS, FlashB, FlashL. "
+                "Received: model='Q'",
             ),
             (("T", "none.pth"), "weights=none.pth, no such file"),
             (("H", "cityscapes"), "must be published for the variant"),

@@ -253,7 +253,7 @@ def test_files_of_other_weights(data, tmp_path, capsys, monkeypatch):
     for folder, name, message in (
         (data, "no.keras", "no.keras: The file must be a complete Keras weights file"),
         (data, "no.pth", "no.pth: The file must be a PyTorch or safetensors checkpoint"),
-        (data, "wide.keras", "operator DCNv3, decoder channels 16"),
+        (data, "wide.keras", "groups 1 2 4 8, operator DCNv3, decoder channels 16"),
         (
             data,
             "large.keras",

@@ -215,7 +215,8 @@ for _name, _case in CASES.items():
 
 def test_every_public_layer_is_covered():
     public = {getattr(layers, name) for name in layers.__all__}
-    assert {case[0] for case in CASES.values()} >= {v for v in public if isinstance(v, type)}
+    covered = {case[0] for case in CASES.values()} - {UperNetDecoder}  # of a package of its own
+    assert covered == {v for v in public if isinstance(v, type)}
 
 
 @pytest.mark.parametrize("name", layers.__all__)
