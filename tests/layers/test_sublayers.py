@@ -172,3 +172,26 @@ def test_matmul_and_its_gradient(shape):
     np.testing.assert_allclose(product, a @ b, atol=1e-5)
     np.testing.assert_allclose(to_a, expected, atol=1e-5)
     np.testing.assert_allclose(to_b, a.T @ upstream, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [slice(None), slice(1, 5)])
+def test_onednn_multiplies_by_whole_matrices(monkeypatch, columns):
+    # Of columns of a wider matrix its matmul takes a thousand times longer.
+    if keras.backend.backend() != "torch":
+        pytest.skip("oneDNN's matmul is that of PyTorch's fast paths")
+    import torch
+
+    from keras_internimage.layers.sublayers import torch as fast
+
+    whole = []
+
+    def matmul(inputs, weight, bias, *_):
+        whole.append(weight.is_contiguous() or weight.t().is_contiguous())
+        return torch.nn.functional.linear(inputs, weight, bias)
+
+    monkeypatch.setattr(fast, "_linear", matmul)
+    a, b, upstream = (rounded("float32", *shape) for shape in ((5, 4), (4, 6), (5, 6)))
+    value_and_grads(lambda a, b: sublayers.matmul(a, b[:, columns]), (a, b), upstream[:, columns])
+    with torch.no_grad():
+        sublayers.matmul(torch.from_numpy(a), torch.from_numpy(b)[:, columns])
+    assert whole and all(whole)

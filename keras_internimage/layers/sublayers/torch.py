@@ -30,8 +30,6 @@ from keras_internimage.layers.sublayers.stateless import in_stateless_scope
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 _linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 _fused_convolution = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-# Of the second factor of a matmul at once.
-_COLUMNS = 8192
 
 
 @functools.cache
@@ -67,7 +65,7 @@ def dense_and_gelu(layer, inputs):
     kernel, bias = _weights(layer)
     if not _by_onednn(layer, inputs, kernel) or _needs_gradient(inputs, kernel, bias):
         return None
-    return _linear(inputs, kernel.t(), bias, "gelu", [], "none")
+    return _matmul(inputs, kernel.t(), bias, "gelu")
 
 
 def _weights(layer):
@@ -94,19 +92,10 @@ def _multiplies(a, b):
 
 
 def matmul(a, b):
-    """`a @ b` of two matrices, or of one matrix and several; None for "not faster here"."""
-    if a.ndim != 2 or not _multiplies(a, b):
+    """`a @ b` of two matrices; None for "not faster here"."""
+    if a.ndim != 2 or b.ndim != 2 or not _multiplies(a, b):
         return None
-    if b.ndim == 2:
-        return _product(a, b)
-    if _needs_gradient(a, b):
-        return torch.stack([_product(a, each) for each in b])
-    # In parts: oneDNN copies the second factor, and `stack` would copy all results.
-    outputs = a.new_empty((len(b), a.shape[0], b.shape[2]))
-    for each, output in zip(b, outputs, strict=True):
-        for own, part in zip(output.split(_COLUMNS, 1), each.split(_COLUMNS, 1), strict=True):
-            own.copy_(_product(a, part))
-    return outputs
+    return _product(a, b)
 
 
 def _product(a, b):
@@ -118,9 +107,12 @@ def _needs_gradient(*tensors):
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _matmul(inputs, weight, bias=None):
-    """`inputs @ weight.T + bias`."""
-    return _linear(inputs, weight, bias, "none", [], "")
+def _matmul(inputs, weight, bias=None, activation="none"):
+    """`inputs @ weight.T + bias`, and GELU (exact) of it for `activation="gelu"`."""
+    # Of columns of a wider matrix oneDNN's matmul takes seconds.
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()
+    return _linear(inputs, weight, bias, activation, [], "none" if activation == "gelu" else "")
 
 
 class _Linear(torch.autograd.Function):
