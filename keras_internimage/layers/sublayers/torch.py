@@ -92,8 +92,10 @@ def _multiplies(a, b):
 
 
 def matmul(a, b):
-    """`a @ b` of two matrices; None for "not faster here"."""
-    if a.ndim != 2 or b.ndim != 2 or not _multiplies(a, b):
+    """`a @ b` of two matrices, or of one matrix and several; None for "not faster here"."""
+    if a.ndim == 2 and b.ndim == 3 and a.dtype == b.dtype and _eager(a):
+        return torch.bmm(a.expand(len(b), -1, -1), b)  # `torch.matmul` copies `b`
+    if a.ndim != 2 or not _multiplies(a, b):
         return None
     return _product(a, b)
 
