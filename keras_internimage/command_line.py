@@ -46,11 +46,21 @@ def add_images(made: argparse.ArgumentParser) -> None:
     )
 
 
-def check_out(out: pathlib.Path) -> None:
-    """Raises ValueError unless the folder of --out can be made, or be written again."""
+def check_out(out: pathlib.Path, option: str = "--out") -> None:
+    """Raises ValueError unless the folder of an option can be made, or be written again."""
     files.check_folder(out)
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"The folder of --out must exist. Received: --out {out}")
+    _check_parent(out, option)
+
+
+def check_file(path: pathlib.Path, option: str, suffixes: tuple[str, ...]) -> None:
+    """Raises ValueError unless the file of an option can be written, as `files.check_file`."""
+    _check_parent(path, option)
+    files.check_file(path, suffixes)
+
+
+def _check_parent(path, option):
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"The folder of {option} must exist. Received: {option} {path}")
 
 
 def check_positive(options: argparse.Namespace, *names: str) -> None:

@@ -36,21 +36,26 @@ def find(
             paths.append(path)
         else:
             bad.append((path, "no such file"))
+    unreadable = [path for path in dict.fromkeys(paths) if shown(path.name) != path.name]
+    bad += [(path, "the name is no UTF-8") for path in unreadable]
+    found = distinct_names(path for path in paths if shown(path.name) == path.name)
+    if not found and not bad:
+        raise ValueError(f"There must be images. Received: {', '.join(given)} with none")
+    return found, bad
+
+
+def distinct_names(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Paths by their names without endings; `name-2` for the second of one name."""
     found: dict[str, pathlib.Path] = {}
     taken: set[str] = set()
     for path in dict.fromkeys(paths):
-        if shown(path.name) != path.name:
-            bad.append((path, "the name is no UTF-8"))
-            continue
         name, number = path.stem, 1
         while name.casefold() in taken:  # the same name in another folder, or of another format
             number += 1
             name = f"{path.stem}-{number}"
         taken.add(name.casefold())
         found[name] = path
-    if not found and not bad:
-        raise ValueError(f"There must be images. Received: {', '.join(given)} with none")
-    return found, bad
+    return found
 
 
 def read(path: pathlib.Path):

@@ -113,9 +113,12 @@ def test_published_numbers_and_images_that_are_gone(model, tmp_path, capsys, mon
         (["internimage_t_1k_224", "{coco}"], "must be one for detection"),
         (["{model}", "{coco}", "--multi-scale"], "--multi-scale is for segmentation. Received: "),
         (["{model}", "{coco}", "--ground-truth", "x"], "with COCO's annotations"),
-        (["{model}", "{root}", "--predictions", "{root}/x.json"], "--predictions is for detection"),
-        (["{model}", "{coco}", "--predictions", "{root}/no/x"], "The folder of --predictions must"),
-        (["{model}", "{coco}", "--predictions", "{root}/a.txt"], "only if its name ends in .json"),
+        (["{model}", "{coco}", "--predictions", "{root}/x.csv"], "end in .json for detection"),
+        (
+            ["{model}", "{coco}", "--predictions", "{root}/no/x.json"],
+            "The folder of --predictions must",
+        ),
+        (["{model}", "{coco}", "--predictions", "{root}/a.json"], "path={root}/a.json, a folder"),
         (["{model}", "{coco}", "--labels", "{root}/a.txt"], "as many classes as the model has, 1"),
         (["{model}", "{root}/no", "--annotations", "{root}/a.txt"], "FOLDER must be that of"),
         (["{model}", "{coco}", "--batch-size", "0"], "--batch-size must be at least 1"),
@@ -128,12 +131,13 @@ def test_refuses_before_a_model_is_loaded(
         raise AssertionError("begun")
 
     (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "a.json").mkdir()
     root = objects.coco(tmp_path / "coco")
     monkeypatch.setattr(predictor, "load_model", begin)
     monkeypatch.setattr(loading, "_build", begin)
     places = {"root": tmp_path, "model": folder, "coco": root}
     code, printed, errors = run(capsys, *(a.format(**places) for a in arguments))
-    assert code == 2 and printed == "" and message in errors, errors
+    assert code == 2 and printed == "" and message.format(**places) in errors, errors
 
 
 def test_pycocotools_is_missing(folder, tmp_path, capsys, monkeypatch):

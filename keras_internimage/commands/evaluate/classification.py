@@ -5,12 +5,10 @@ import pathlib
 import numpy as np
 
 from keras_internimage import predictor
-from keras_internimage.commands.evaluate import labelled
+from keras_internimage.commands.evaluate import labelled, predictions
 from keras_internimage.data.check import explain
 from keras_internimage.progress import Progress
 from keras_internimage.report.metrics import interval, rank
-
-TOP = 5
 
 
 def evaluate(options, place, say):
@@ -39,7 +37,7 @@ def evaluate(options, place, say):
     made = predictor.assemble(place, labels, options.resolution, say)
     if truth is None:
         truth = labelled.numbered(images, known, len(made.labels), _wordnet_ids)
-    ranks, failed = [], []
+    ranks, failed, said = [], [], []
     of_class = [[0, 0] for _ in made.labels]  # images, right ones
     with Progress("Evaluating", len(images.files)) as progress:
         # The published accuracies were measured on the pixels as they are stored.
@@ -49,7 +47,10 @@ def evaluate(options, place, say):
             if error is not None:
                 missing = isinstance(error, FileNotFoundError)
                 failed.append((file, "no such file" if missing else explain(file, error)))
+                said.append((file, label, None, failed[-1][1]))
                 continue
+            if options.predictions is not None:
+                said.append((file, label, scores, ""))
             ranks.append(int(rank(np.array([label]), scores[None])[0]))
             of_class[label][0] += 1
             of_class[label][1] += ranks[-1] == 0
@@ -58,6 +59,8 @@ def evaluate(options, place, say):
             "At least one image must be readable. "
             f"Received: {len(images.files)} files, such as {failed[0][0]}: {failed[0][1]}"
         )
+    if options.predictions is not None:
+        predictions.write_classes(options.predictions, said, made.labels)
     right = sum(place == 0 for place in ranks)
     results = {
         "labels": images.source,
@@ -67,8 +70,8 @@ def evaluate(options, place, say):
         "top1": right / len(ranks),
         "top1_interval": list(interval(right, len(ranks))),
     }
-    if len(made.labels) > TOP:
-        results["top5"] = sum(place < TOP for place in ranks) / len(ranks)
+    if len(made.labels) > predictions.TOP:
+        results["top5"] = sum(place < predictions.TOP for place in ranks) / len(ranks)
     if published and place.top1 is not None:
         results["published"] = {"top1": place.top1 / 100, "data": "ImageNet-1k validation"}
     results["per_class"] = [

@@ -19,7 +19,6 @@ _OF_TASK = {
     "multi_scale": "segmentation",
     "reduce_zero_label": "segmentation",
     "annotations": "detection",
-    "predictions": "detection",
 }
 _EPILOG = """\
 FOLDER for classification: one folder of images for each class, train/ and val/ with these (val/ is
@@ -43,6 +42,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--task", choices=TASKS, help="default: by what FOLDER holds")
     made.add_argument(
         "--json", metavar="FILE", help="write the results there, with those of each class"
+    )
+    made.add_argument(
+        "--predictions",
+        metavar="PATH",
+        help="write what the model says of every image there: for classification a .csv file, for "
+        "segmentation a folder of masks, for detection COCO's results, a .json file",
     )
     made.add_argument(
         "--labels",
@@ -78,9 +83,6 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--annotations", metavar="FILE", help="COCO's annotations of the images in FOLDER"
     )
-    group.add_argument(
-        "--predictions", metavar="FILE", help="write COCO's results there, masks as run lengths"
-    )
     return made
 
 
@@ -91,22 +93,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(options):
     command_line.check_positive(options, "batch_size", "resolution")
-    for option in ("json", "predictions"):
-        path = getattr(options, option)
-        if path is not None:
-            if not pathlib.Path(path).absolute().parent.is_dir():
-                text = f"The folder of --{option} must exist. Received: --{option} {path}"
-                raise ValueError(text)
-            files.check_file(path, (".json",))
+    if options.json is not None:
+        command_line.check_file(pathlib.Path(options.json), "--json", (".json",))
     backends.use(options.backend)
     from keras_internimage import predictor
 
     place = predictor.locate(options.model)
     # From here on Keras is imported.
     backends.hide_tensorflow()
-    from keras_internimage.commands.evaluate import classification, detection, segmentation
+    from keras_internimage.commands.evaluate import (
+        classification,
+        detection,
+        predictions,
+        segmentation,
+    )
 
     task = _task(options)
+    if options.predictions is not None:
+        predictions.check(options, task)
     kinds = (classification, segmentation, detection)
     kind = dict(zip(TASKS, kinds, strict=True))[task]
     results, failed = kind.evaluate(options, place, command_line.remark(PROGRAM))

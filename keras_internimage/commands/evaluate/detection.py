@@ -1,12 +1,12 @@
 """COCO's twelve numbers of a detector, for boxes and for masks."""
 
-import json
 import pathlib
 
 import numpy as np
 
-from keras_internimage import files, finished
+from keras_internimage import finished
 from keras_internimage.commands import class_names
+from keras_internimage.commands.evaluate import predictions
 from keras_internimage.data.check import explain
 from keras_internimage.data.coco import read_coco
 from keras_internimage.data.coco_layout import Part, coco_layout
@@ -58,7 +58,7 @@ def evaluate(options, place, say):
             f"{len(failed)} files, such as {failed[0][0]}: {_reason(*failed[0])}"
         )
     if options.predictions is not None:
-        _write(options.predictions, metrics.rows)
+        predictions.write_coco(options.predictions, metrics.rows)
     return _results(metrics, detector, place, failed), [
         (path, _reason(path, error)) for path, error in failed
     ]
@@ -154,8 +154,3 @@ def _reason(path, error):
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     return explain(path, error)
-
-
-def _write(path, rows):
-    with files.atomic_write(path) as unfinished:
-        pathlib.Path(unfinished).write_text(json.dumps(rows) + "\n", "utf-8")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from keras_internimage.commands import class_names
+from keras_internimage.commands.evaluate.predictions import LabelMaps
 from keras_internimage.data.check import reading
 from keras_internimage.data.mask_files import read_mask
 from keras_internimage.data.mask_layout import mask_layout
@@ -71,7 +72,16 @@ def evaluate(options, place, say):
     images = scan_segmentation(layout, skip_bad=True, part="validation", classes=segmenter.classes)
     for note in images.notes:
         say(note)
-    counts, failed = confusion(segmenter, images)
+    if options.predictions is None:
+        counts, failed = confusion(segmenter, images)
+    else:
+        maps = LabelMaps(options.predictions, images.validation, segmenter)
+        counts, failed = confusion(
+            segmenter,
+            images,
+            lambda path, pixels, truth, found, here: maps.add(path, found, here),
+        )
+        maps.finish([*images.bad, *failed])
     scores = segmentation_scores(counts)
     names = images.class_names
     if labels is not None and layout.class_names is None:
