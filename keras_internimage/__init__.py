@@ -54,6 +54,7 @@ if TYPE_CHECKING or not _backends.is_own_command():
         UperNetS,
         UperNetT,
         UperNetXL,
+        from_preset,
         paste_masks,
     )
     from keras_internimage.ops.tracing import portable_ops
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
         weights_convert,
     )
     from keras_internimage.detector import load_detector
-    from keras_internimage.predictor import load
+    from keras_internimage.loading import load, load_classifier
     from keras_internimage.segmenter import load_segmenter
 
 # What is not imported above is imported when it is first used.
@@ -132,7 +133,9 @@ _NAMES = {
     "UperNetXL": "models",
     "decode_predictions": "preprocessing",
     "export": "exports",
-    "load": "predictor",
+    "from_preset": "models",
+    "load": "loading",
+    "load_classifier": "loading",
     "load_detector": "detector",
     "load_segmenter": "segmenter",
     "paste_masks": "models",
@@ -185,8 +188,10 @@ __all__ = [
     "distribution",
     "export",
     "exports",
+    "from_preset",
     "layers",
     "load",
+    "load_classifier",
     "load_detector",
     "load_segmenter",
     "models",

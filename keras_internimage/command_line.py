@@ -28,8 +28,8 @@ def add_model(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "model",
         metavar="MODEL",
-        help="folder of internimage-train, .keras file, or the name of a published checkpoint "
-        "(internimage-convert list)",
+        help="folder of internimage-train, .keras file, the name of a published checkpoint "
+        "(internimage-convert list), or a repository of the hub, hf://organisation/name",
     )
 
 

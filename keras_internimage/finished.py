@@ -1,25 +1,57 @@
-"""Finished models: a file, a published checkpoint, or a variant with a file of weights."""
+"""Finished models: a file, a published checkpoint, a repository, or a variant with weights."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 
 from keras_internimage import predictor
-from keras_internimage.checkpoints import published
+from keras_internimage.checkpoints import infer_config, open_checkpoint, published
+from keras_internimage.checkpoints.infer import Guess
 from keras_internimage.checkpoints.published import Published
+from keras_internimage.checkpoints.repositories import Repository
+from keras_internimage.variants import VARIANTS
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A variant of a task's models and the official file of its weights."""
 
-    letter: str
+    variant: str
     path: pathlib.Path
     task: str
+    top1: None = None  # nothing was published of it
 
     @property
     def name(self) -> str:
-        return f"{self.letter} with {self.path}"
+        return f"{self.variant} with {self.path}"
+
+    @property
+    def weights(self) -> pathlib.Path:
+        return self.path
+
+    @functools.cached_property
+    def guess(self) -> Guess:
+        """The model that the file is of, by its shapes."""
+        return infer_config(open_checkpoint(self.path).shapes())
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of a classifier.
+
+        Raises:
+            ValueError: the file has no classifier.
+        """
+        if self.guess.family != "classifier" or self.guess.classes is None:
+            raise ValueError(
+                f"weights must hold a classifier. Received: weights={self.path}, without one"
+            )
+        return self.guess.classes
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images that the variant's classifier takes."""
+        return VARIANTS[self.variant].resolution
 
     @property
     def row(self) -> Published | None:
@@ -28,15 +60,19 @@ class Variant:
         return published.find(self.path.stem) if self.path.stem in names else None
 
 
-Place = pathlib.Path | Published | Variant
+Place = pathlib.Path | Published | Variant | Repository
 
 
-def locate(task: str, model: str | os.PathLike, weights: str | os.PathLike | None = None) -> Place:
-    """What `load_segmenter` or `load_detector` is to load. Loads nothing.
+def locate(
+    task: str | None, model: str | os.PathLike, weights: str | os.PathLike | None = None
+) -> Place:
+    """What `load`, or the function of a task, is to load. Loads no weights.
 
     Args:
-        task: "segmentation" or "detection".
-        model: folder, file, name of a published checkpoint, or, with `weights`, a variant.
+        task: "classification", "segmentation" or "detection". None takes any: with `weights`, that
+            of the weights.
+        model: folder, file, name of a published checkpoint, address or folder of a repository of
+            the hub, or, with `weights`, a variant.
         weights: of a variant: a keyword, a published name, or a file.
 
     Raises:
@@ -45,8 +81,10 @@ def locate(task: str, model: str | os.PathLike, weights: str | os.PathLike | Non
     """
     if weights is None:
         place = predictor.locate(model)
-        check_task(place, task)
+        if task is not None:
+            check_task(place, task)
         return place
+    task = task or _task_of(weights)
     variants = dict.fromkeys(row.variant for row in published.PUBLISHED if row.task == task)
     if model not in variants:
         raise ValueError(
@@ -74,12 +112,37 @@ def locate(task: str, model: str | os.PathLike, weights: str | os.PathLike | Non
     return Variant(str(model), path, task)
 
 
-def check_task(place: Place, task: str) -> None:
-    """Raises ValueError for a published checkpoint of another task."""
-    if isinstance(place, Published) and place.task != task:
-        raise ValueError(
-            f"The model must be one for {task}. Received: {place.name}, for {place.task}"
+# By the family of a file's rename table.
+_TASKS = {
+    "classifier": "classification",
+    "upernet": "segmentation",
+    "mask_rcnn": "detection",
+    "cascade_mask_rcnn": "detection",
+}
+
+
+def _task_of(weights):
+    """The task of a keyword, a published name or a file."""
+    task = published.keyword_task(weights)
+    if task is not None:
+        return task
+    if weights in published.names():
+        return published.find(str(weights)).task
+    if not pathlib.Path(weights).is_file():
+        keywords = [word for words in published.KEYWORDS.values() for word in words]
+        raise FileNotFoundError(
+            f"weights must be {', '.join(map(repr, keywords))}, a published name "
+            f"({', '.join(published.names())}), or a file. "
+            f"Received: weights={weights}, no such file"
         )
+    return _TASKS[infer_config(open_checkpoint(weights).shapes()).family]
+
+
+def check_task(place: Place, task: str) -> None:
+    """Raises ValueError for a published checkpoint, or a repository, of another task."""
+    own = getattr(place, "task", task)
+    if own != task:
+        raise ValueError(f"The model must be one for {task}. Received: {place.name}, for {own}")
 
 
 def row_of(place: Place) -> Published | None:

@@ -1,10 +1,9 @@
-"""A finished model in one call: `keras_internimage.load(path).predict(images)`."""
+"""Finished classifiers, with their labels and their preprocessing."""
 
 import collections.abc
 import dataclasses
 import os
 import pathlib
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +12,12 @@ if TYPE_CHECKING:
     import keras
 
     from keras_internimage.checkpoints.published import Published
+    from keras_internimage.checkpoints.repositories import Repository
 
 MODEL = "model.keras"  # in the folder of a training
 _WHAT = (
-    "The model must be a folder of internimage-train, a .keras file, or the name of a published "
-    "checkpoint"
+    "The model must be a folder of internimage-train, a .keras file, the name of a published "
+    "checkpoint, or a repository of the hub (hf://organisation/name) or a folder with its files"
 )
 
 
@@ -148,45 +148,21 @@ class Predictor:
         return exports.export(self.model, path, **options)
 
 
-def load(
-    model: str | os.PathLike,
-    *,
-    labels: str | os.PathLike | collections.abc.Sequence[str] | None = None,
-    resolution: int | None = None,
-) -> Predictor:
-    """Loads a finished classifier, to predict with.
-
-    ```python
-    predictor = keras_internimage.load("flowers-internimage")
-    for image, best in zip(paths, predictor.predict(paths), strict=True):
-        label, probability = best[0]
-    ```
-
-    Args:
-        model: the output folder of `internimage-train`, a `.keras` file, or the name of a
-            published checkpoint, such as `"internimage_t_1k_224"`, which is downloaded once.
-        labels: names of the classes, or a file of them: JSON, or text with one name a line.
-            None takes `labels.json` beside the model, or ImageNet's names for 1000 classes.
-        resolution: side of the images in pixels. None takes the model's, or that of its labels.
-
-    Returns:
-        A `Predictor`.
+def locate(model: str | os.PathLike) -> "pathlib.Path | Published | Repository":
+    """The `.keras` file, published checkpoint or repository that `model` names. Loads no weights.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the model is no classifier of images, or labels or resolution do not fit it.
+        ValueError: it is a file of another kind, or a repository of another kind of model.
     """
-    return assemble(locate(model), read_labels(labels), resolution, warnings.warn)
+    from keras_internimage.checkpoints import hub
 
-
-def locate(model: str | os.PathLike) -> "pathlib.Path | Published":
-    """The `.keras` file, or the published checkpoint, that `model` names. Loads nothing.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is a file of another kind.
-    """
     path = pathlib.Path(model)
+    if hub.is_address(model) or (path.is_dir() and not (path / MODEL).is_file()):
+        from keras_internimage.checkpoints import repositories
+
+        if hub.is_address(model) or repositories.is_repository(model):
+            return repositories.open_repository(model)
     if path.is_dir():
         if not (path / MODEL).is_file():
             raise FileNotFoundError(
@@ -244,6 +220,7 @@ def assemble(place, labels, resolution, say, model=None) -> Predictor:
     else:
         check_published_classifier(place)
         model = build_published(place, resolution)
+        labels = labels or _labels_of(place)
         known = place.resolution
     classes = model.output_shape[-1]
     if labels is not None and len(labels.classes) != classes:
@@ -292,17 +269,34 @@ def load_model(path: pathlib.Path) -> "keras.Model":
         ) from error
 
 
-def build_published(row: "Published", resolution: int | None = None) -> "keras.Model":
-    """The model of a published checkpoint, downloaded if it is not in the cache."""
+def build_published(
+    place: "Published | Repository | Any", resolution: int | None = None
+) -> "keras.Model":
+    """The model of a published checkpoint, downloaded if it is not in the cache, or the like.
+
+    Args:
+        place: what `locate` or `finished.locate` found, but for a path.
+        resolution: side of the images, None for that of the place.
+    """
     from keras_internimage import models
     from keras_internimage.variants import function_name
 
-    side = resolution or row.resolution
-    build = getattr(models, function_name(row.variant))
-    return build(weights=row.name, classes=row.classes, input_shape=(side, side, 3))
+    side = resolution or place.resolution
+    options: dict[str, Any] = {"classes": place.classes, "input_shape": (side, side, 3)}
+    if hasattr(place, "config"):
+        return models.InternImage(**place.config, weights=place.weights, **options)
+    build = getattr(models, function_name(place.variant))
+    return build(weights=place.weights, **options)
 
 
-def check_published_classifier(row: "Published") -> None:
+def _labels_of(place):
+    from keras_internimage.data.labels import Labels
+
+    names = getattr(place, "labels", None)
+    return None if names is None else Labels(names)
+
+
+def check_published_classifier(row: "Published | Repository | Any") -> None:
     """Raises ValueError for a published checkpoint that does not classify images."""
     if row.task != "classification":
         raise ValueError(

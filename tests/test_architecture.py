@@ -29,7 +29,7 @@ RANKS = (
     ("models",),
     ("data", "preprocessing", "training", "distribution"),
     ("report", "visualize", "exports"),
-    ("predictor", "finished", "segmenter", "detector"),
+    ("predictor", "finished", "segmenter", "detector", "loading"),
     ("commands", "weights_convert"),
     ("__init__", "__main__"),
 )

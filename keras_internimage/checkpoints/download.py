@@ -169,10 +169,10 @@ def _verify_cached(path, row):
 
 
 @contextlib.contextmanager
-def _timeout(seconds):
+def timeout():
     """A timeout for sockets opened in the block, which `get_file` has no argument for."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(before or seconds)
+    socket.setdefaulttimeout(before or SECONDS_WITHOUT_DATA)
     try:
         yield
     finally:
@@ -182,14 +182,14 @@ def _timeout(seconds):
 def _download(path, row):
     with tempfile.TemporaryDirectory(prefix=".download-", dir=os.path.dirname(path)) as folder:
         try:
-            with _timeout(SECONDS_WITHOUT_DATA):
+            with timeout():
                 # No library for downloads would do more: this one shows Keras' progress bar, obeys
                 # the proxy's environment variables, and every user of Keras has it.
                 arrived = keras.utils.get_file(
                     row.file, origin=row.url, cache_dir=folder, cache_subdir=""
                 )
         except Exception as error:  # get_file wraps what it meets in plain Exceptions
-            raise _failure(row, path, _reason(error)) from error
+            raise _failure(row, path, reason(error)) from error
         difference = _difference(arrived, row, _expected_digest(path, row))
         if difference is not None:
             raise _failure(row, path, f"what arrived has {difference}")
@@ -197,9 +197,9 @@ def _download(path, row):
     _write_stamp(path, row)
 
 
-def _reason(error):
-    """What happened, without the URL and the numbers that `get_file` puts around it."""
-    cause = error.__context__ if isinstance(error.__context__, urllib.error.URLError) else error
+def reason(error: Exception) -> str:
+    """What happened in `get_file`, without the URL and the numbers that it puts around it."""
+    cause = _cause(error)
     if isinstance(cause, urllib.error.HTTPError):
         return f"HTTP {cause.code} {cause.msg}"
     if isinstance(cause, urllib.error.URLError):
@@ -207,11 +207,21 @@ def _reason(error):
     return str(cause) or type(cause).__name__
 
 
-def _failure(row, path, reason):
+def http_status(error: Exception) -> int | None:
+    """The status code of the server's refusal in `get_file`, None if it was something else."""
+    return getattr(_cause(error), "code", None)
+
+
+def _cause(error):
+    context = error.__context__
+    return context if isinstance(context, urllib.error.URLError) else error
+
+
+def _failure(row, path, what):
     size = f"{row.bytes} bytes" if row.bytes else "of a size that is not known"
     digest = f"SHA-256 {row.sha256}" if row.sha256 else "SHA-256 not known"
     return DownloadError(
-        f"{row.name} could not be downloaded ({reason.rstrip('.')}). Without a connection, get "
+        f"{row.name} could not be downloaded ({what.rstrip('.')}). Without a connection, get "
         f"{row.url} on another machine ({size}, {digest}) and save it as "
         f"{path}, or pass its path as `weights`. Received: weights={row.name!r}"
     )

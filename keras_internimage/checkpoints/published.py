@@ -72,6 +72,11 @@ class Published:
     repository: str = "InternImage"
 
     @property
+    def weights(self) -> str:
+        """What the argument `weights` of its model's function is."""
+        return self.name
+
+    @property
     def file(self) -> str:
         return f"{self.name}.pth"
 

@@ -27,10 +27,12 @@ _COUNTERS = ("n_averaged", "num_updates")
 # The hub's Python classes call the layer scale so, because their framework renames "gamma".
 _RENAMED = ((".layer_scale1", ".gamma1"), (".layer_scale2", ".gamma2"))
 
+# What the hub's repositories call a file of weights, and the index of one in several parts.
+WHOLE_FILE, PARTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Files a directory is searched for, best first.
 _IN_DIRECTORY = (
-    "model.safetensors.index.json",
-    "model.safetensors",
+    PARTS_INDEX,
+    WHOLE_FILE,
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
@@ -164,7 +166,17 @@ def _in_directory(path):
     )
 
 
-def _read_parts(index):
+def parts_of(index: str) -> list[str]:
+    """Names of the files that an index says hold the tensors, all of them beside it.
+
+    Raises:
+        CheckpointError: it is no index.
+    """
+    return sorted(set(_read_index(index).values()))
+
+
+def _read_index(index):
+    """Dict of tensor to file."""
     try:
         with open(index, encoding="utf-8") as file:
             parts = json.load(file)["weight_map"]
@@ -173,12 +185,17 @@ def _read_parts(index):
         raise CheckpointError(
             f"The index must be JSON with a `weight_map`. Received: path={index}"
         ) from error
-    folder = os.path.dirname(index)
     # A part lies beside its index: no path of the file's choosing is opened.
     if not shards or any(os.path.basename(str(part)) != part for part in shards):
         raise CheckpointError(
             f"The index must name files beside it. Received: {listing(shards)}, path={index}"
         )
+    return parts
+
+
+def _read_parts(index):
+    parts = _read_index(index)
+    shards, folder = sorted(set(parts.values())), os.path.dirname(index)
     missing = [part for part in shards if not os.path.isfile(os.path.join(folder, part))]
     if missing:
         raise CheckpointError(

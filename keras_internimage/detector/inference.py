@@ -81,6 +81,11 @@ class Detector:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """`class_names`, as other finished models call them."""
+        return self.class_names
+
     def predict(self, images: Any, batch_size: int = 1) -> list[Detections]:
         """Detects the objects of images.
 

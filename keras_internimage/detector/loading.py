@@ -132,10 +132,10 @@ def _build(place):
         raise ValueError(
             f"weights must hold a detector's heads. Received: weights={place.path}, without them"
         )
-    function = _function(guess.family, place.letter)
+    function = _function(guess.family, place.variant)
     if function is None:
         raise ValueError(
-            f"weights must be of a detector that there is on {title(place.letter)}. "
+            f"weights must be of a detector that there is on {title(place.variant)}. "
             f"Received: weights={place.path}, of {describe(guess)}"
         )
     return function(weights=place.path, classes=guess.classes)

@@ -29,6 +29,7 @@ from keras_internimage.models.detection import (
     MaskRCNNT,
     paste_masks,
 )
+from keras_internimage.models.presets import from_preset
 from keras_internimage.models.segmentation import (
     UperNet,
     UperNetB,
@@ -83,6 +84,7 @@ __all__ = [
     "UperNetXL",
     "VARIANTS",
     "Variant",
+    "from_preset",
     "paste_masks",
     "scale",
     "stack",

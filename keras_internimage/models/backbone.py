@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import KerasTensor
 
-from keras_internimage.checkpoints import load_weights, published
+from keras_internimage.checkpoints import load_weights, published, repositories
 from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers.composite import serialized_dtype_policy, skip_initialization
 from keras_internimage.models import arguments
@@ -181,13 +181,14 @@ class InternImageBackbone(keras.Model):
 
     @classmethod
     def from_preset(cls, preset: str, load_weights: bool = True, **kwargs) -> "InternImageBackbone":
-        """Read what `save_to_preset` wrote.
+        """Read what `save_to_preset` wrote, or the backbone of a repository in the published form.
 
         KerasHub's own `keras_hub.models.Backbone.from_preset` reads subclasses of its class only,
         of which this is none: it works without KerasHub.
 
         Args:
-            preset: the folder, or whatever else KerasHub's `from_preset` takes.
+            preset: the folder, or whatever else KerasHub's `from_preset` takes; or what
+                `keras_internimage.from_preset` takes, for which KerasHub is not needed.
             load_weights: False leaves the weights random.
             **kwargs: arguments of the class that replace stored ones, such as `dtype`.
 
@@ -197,7 +198,13 @@ class InternImageBackbone(keras.Model):
         Raises:
             ImportError: KerasHub is not installed.
             ValueError: the preset holds another backbone.
+            DownloadError: a file could not be downloaded.
         """
+        if repositories.is_repository(preset):
+            found = repositories.open_repository(preset, load_weights)
+            config = {k: v for k, v in found.config.items() if k != "use_clip_projector"}
+            weights = found.weights if load_weights else None
+            return cls(**{**config, **kwargs}, weights=weights)
         import keras_hub
 
         read = keras_hub.models.Backbone.from_preset.__func__

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_internimage import backends
+from keras_internimage.data import ahead
 from keras_internimage.data.palette import Colour, default_palette
 from keras_internimage.data.resizing import (
     Map,
@@ -24,7 +25,7 @@ from keras_internimage.data.resizing import (
 )
 from keras_internimage.layers import BilinearResizing
 from keras_internimage.layers.resampling import two_sizes
-from keras_internimage.preprocessing import preprocess_input
+from keras_internimage.preprocessing import preprocess_input, read_image
 from keras_internimage.segmenter.windows import Windows
 
 if TYPE_CHECKING:
@@ -104,6 +105,23 @@ class Segmenter:
     def classes(self) -> int:
         """Number of classes."""
         return len(self.labels)
+
+    def predict(self, images: Any) -> list[np.ndarray]:
+        """The most probable class of each pixel of images; those of files are turned upright.
+
+        Args:
+            images: a path, a folder (all images below it), a `PIL.Image.Image`, a uint8 array
+                `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, or a sequence of those, a uint8 array
+                `(N, H, W, 3)` included.
+
+        Returns:
+            For each image what `label_map` gives, at the image's size.
+
+        Raises:
+            FileNotFoundError: a path does not exist.
+            ValueError, MemoryError: an image cannot be read, or as `label_map`.
+        """
+        return [self.label_map(read_image(image)) for image in ahead.sequence(images)]
 
     def label_map(self, image: "PIL.Image.Image") -> np.ndarray:
         """The most probable class of each pixel.

@@ -173,7 +173,7 @@ def _build(place):
         raise ValueError(
             f"weights must hold UperNet's head. Received: weights={place.path}, without it"
         )
-    build = getattr(models, f"UperNet{place.letter}")
+    build = getattr(models, f"UperNet{place.variant}")
     return build(weights=place.path, classes=guess.classes, output_size="quarter")
 
 

@@ -27,7 +27,7 @@ def evaluate(options, place, say):
     published = not isinstance(place, pathlib.Path)
     if published:
         predictor.check_published_classifier(place)
-        known, classes = None, place.classes
+        known, classes = getattr(place, "labels", None), place.classes  # of a repository
     else:
         labels = labels or predictor.labels_beside(place)
         known, classes = (None, None) if labels is None else (labels.classes, len(labels.classes))
