@@ -80,19 +80,25 @@ def locate(
         ValueError: it is a file of another kind, or a checkpoint for another task.
     """
     if weights is None:
+        if model in _variants(task) and not pathlib.Path(model).exists():
+            raise ValueError(
+                "A variant needs weights (--weights): "
+                f"{', '.join(_keywords(task))}, the name of a published checkpoint "
+                f"({', '.join(_of_variant(task, str(model)))}), or an official file. "
+                f"Received: model={str(model)!r}, without weights"
+            )
         place = predictor.locate(model)
         if task is not None:
             check_task(place, task)
         return place
     task = task or _task_of(weights)
-    variants = dict.fromkeys(row.variant for row in published.PUBLISHED if row.task == task)
+    variants = _variants(task)
     if model not in variants:
         raise ValueError(
             f"With weights, model must be one of {', '.join(variants)}. "
             f"Received: model={str(model)!r}, weights={str(weights)!r}"
         )
-    keywords = published.KEYWORDS[task]
-    if weights in keywords:
+    if weights in _keywords(task):
         return published.for_variant(str(model), str(weights))
     if weights in published.names(task):
         row = published.find(str(weights))
@@ -102,14 +108,8 @@ def locate(
                 f"Received: model={str(model)!r}, weights={row.name!r}"
             )
         return row
-    path = pathlib.Path(weights)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights must be {', '.join(map(repr, keywords))}, a published name "
-            f"({', '.join(published.names(task))}), or a file. "
-            f"Received: weights={path}, no such file"
-        )
-    return Variant(str(model), path, task)
+    _check_file(weights, task)
+    return Variant(str(model), pathlib.Path(weights), task)
 
 
 # By the family of a file's rename table.
@@ -121,6 +121,22 @@ _TASKS = {
 }
 
 
+def _variants(task):
+    """The variants that there are published models of a task, or of any, on."""
+    rows = (row for row in published.PUBLISHED if task in (None, row.task))
+    return dict.fromkeys(row.variant for row in rows)
+
+
+def _of_variant(task, variant):
+    """Names of the published checkpoints of a variant."""
+    return [name for name in published.names(task) if published.find(name).variant == variant]
+
+
+def _keywords(task):
+    keywords = published.KEYWORDS
+    return keywords[task] if task else [word for words in keywords.values() for word in words]
+
+
 def _task_of(weights):
     """The task of a keyword, a published name or a file."""
     task = published.keyword_task(weights)
@@ -128,14 +144,17 @@ def _task_of(weights):
         return task
     if weights in published.names():
         return published.find(str(weights)).task
+    _check_file(weights, None)
+    return _TASKS[infer_config(open_checkpoint(weights).shapes()).family]
+
+
+def _check_file(weights, task):
     if not pathlib.Path(weights).is_file():
-        keywords = [word for words in published.KEYWORDS.values() for word in words]
         raise FileNotFoundError(
-            f"weights must be {', '.join(map(repr, keywords))}, a published name "
-            f"({', '.join(published.names())}), or a file. "
+            f"weights must be {', '.join(map(repr, _keywords(task)))}, a published name "
+            f"({', '.join(published.names(task))}), or a file. "
             f"Received: weights={weights}, no such file"
         )
-    return _TASKS[infer_config(open_checkpoint(weights).shapes()).family]
 
 
 def check_task(place: Place, task: str) -> None:

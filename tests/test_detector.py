@@ -190,6 +190,7 @@ class TestArguments:
         [
             ({"class_names": ["a"]}, "as many as the model has classes, 5. Received: .'a'"),
             ({"class_names": "abcde"}, "as many as the model has classes"),
+            ({"class_names": [*"abcba"]}, "must differ from each other. Received: 'a', 'b' more"),
             ({"resizing": 800}, "resizing must be a Resizing or None. Received: resizing=800"),
             ({"threshold": 1}, "threshold must be at least 0 and less than 1. Received: threshold"),
             ({"category_ids": [1, 2]}, "as many as class_names, 5, and different"),

@@ -319,6 +319,7 @@ class TestArguments:
         [
             ({"labels": "abcd"}, "no more than the model's outputs, 3. Received: 4 labels"),
             ({"labels": "a"}, "labels must be at least two"),
+            ({"labels": "aba"}, "labels must differ from each other. Received: 'a' more than once"),
             ({"palette": [(0, 0, 0)]}, "palette must have a colour"),
             ({"palette": [(0, 0, 256)] * 3}, "palette must have a colour .R, G, B., 0 to 255"),
             ({"palette": 5}, "palette must have a colour"),

@@ -93,7 +93,10 @@ def _detect(arguments):
 
     labels = loading.read_labels(arguments.labels)
     found, bad = images.find(arguments.images, out)
-    known = None if arguments.annotations is None else _annotated(arguments.annotations, found, bad)
+    known = None
+    if arguments.annotations is not None:
+        known = _annotated(arguments.annotations, found, bad)
+        images.check_found(found, bad, arguments.images)
     say = command_line.remark(PROGRAM)
     side = arguments.shorter_side
     detector = loading.assemble(

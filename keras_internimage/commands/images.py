@@ -39,8 +39,7 @@ def find(
     unreadable = [path for path in dict.fromkeys(paths) if shown(path.name) != path.name]
     bad += [(path, "the name is no UTF-8") for path in unreadable]
     found = distinct_names(path for path in paths if shown(path.name) == path.name)
-    if not found and not bad:
-        raise ValueError(f"There must be images. Received: {', '.join(given)} with none")
+    check_found(found, bad, given)
     return found, bad
 
 
@@ -56,6 +55,18 @@ def distinct_names(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
         taken.add(name.casefold())
         found[name] = path
     return found
+
+
+def check_found(
+    found: dict[str, pathlib.Path], bad: list[tuple[pathlib.Path, str]], given: Sequence[str]
+) -> None:
+    """Raises ValueError where there are no images: before a model is loaded in vain."""
+    if found:
+        return
+    reasons = "; ".join(f"{shown(path)}: {reason}" for path, reason in bad[:3])
+    more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+    what = reasons + more if bad else f"{', '.join(map(shown, given))} with none"
+    raise ValueError(f"There must be images. Received: {what}")
 
 
 def read(path: pathlib.Path):

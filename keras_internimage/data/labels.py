@@ -1,5 +1,6 @@
 """`labels.json`: what a model's outputs are called, and which images it takes."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -43,6 +44,17 @@ def read(path):
             f"Received: {type(classes or content).__name__}"
         )
     return Labels(tuple(classes), content.get("resolution"), content.get("variant"))
+
+
+def check_unique(argument, names):
+    """Raises ValueError where two classes have one name: results could not tell them apart."""
+    twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
+    if twice:
+        raise ValueError(
+            f"{argument} must differ from each other. "
+            f"Received: {', '.join(map(repr, twice[:5]))}{', ...' if twice[5:] else ''} "
+            "more than once"
+        )
 
 
 def write_json(path, content):

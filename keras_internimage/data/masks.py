@@ -13,6 +13,8 @@ from keras_internimage.data.mask_layout import MaskLayout, Pair, mask_layout
 from keras_internimage.data.palette import Colour, default_palette
 from keras_internimage.data.splitting import on_both_sides, split
 
+# How often a random split is drawn that leaves one side without a pixel that counts.
+_DRAWINGS = 100
 _WHITE = (
     "255 stands for ignored pixels: if it is a class here, number it 1, or give classes.txt the "
     "lines `background 0 0 0` and `name 255 255 255`"
@@ -68,7 +70,8 @@ def scan_segmentation(
 
     `mask_layout` says how the folder may be laid out. Without a part for validation,
     `round(images * validation_split)` images are kept for it, at least one and never all; copies
-    of one image stay on the same side.
+    of one image stay on the same side. Where the pixels of one side are all ignored, the split is
+    drawn again.
 
     Refused are: an image without a mask and a mask without an image; what cannot be read; a
     mask whose size is not that of its upright image, or which may be meant for an image that
@@ -149,8 +152,9 @@ def scan_segmentation(
         what = "this pair" if skippable == 1 else f"these {skippable}"
         use = "trained" if part is None else "evaluated"
         raise FolderError(refusal(layout.folder, problems, skippable, what, use))
+    drawn = validation is None
     if validation is None:
-        train, validation = split(train, validation_split, seed)
+        train, validation = _split(train, validation_split, seed, pixels)
     sums = [_sum(pixels, side)[: len(names)] for side in (train, validation)]
     sides = (train, sums[0], "to train on"), (validation, sums[1], "for validation")
     for side, counts, what in sides:
@@ -162,7 +166,7 @@ def scan_segmentation(
         if part is None and not counts.any():
             raise FolderError(
                 f"The masks {what} must have a pixel that counts. Received: {layout.folder} with "
-                f"{count(len(side), 'mask')} {what}, whose pixels are all ignored"
+                f"{count(len(side), 'mask')} {what}, whose pixels are all ignored{_advice(drawn)}"
             )
     return SegmentationImages(
         layout.folder,
@@ -175,6 +179,25 @@ def scan_segmentation(
         validation_pixels=tuple(sums[1].tolist()),
         bad=tuple(bad) if skip_bad else (),
         notes=tuple(_notes(layout, train, bad if skip_bad else [], pixels, total, names)),
+    )
+
+
+def _split(pairs, share, seed, pixels):
+    """A random split; drawn again, always in the same way, while all of a side is ignored."""
+    counting = sum(1 for pair in pairs if pixels[pair][:IGNORED].any())
+    for attempt in range(_DRAWINGS if counting > 1 else 1):
+        sides = split(pairs, share, seed if attempt == 0 else (seed, attempt))
+        if all(_sum(pixels, side)[:IGNORED].any() for side in sides):
+            break
+    return sides
+
+
+def _advice(drawn):
+    if not drawn:
+        return ""
+    return (
+        ", however they were drawn: more masks need pixels that count, or the folder a part of its "
+        "own for validation (images/val and masks/val)"
     )
 
 

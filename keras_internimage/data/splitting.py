@@ -35,7 +35,7 @@ def on_both_sides(
 def split(
     items: Sequence[Any],
     share: float,
-    seed: int,
+    seed: int | tuple[int, ...],
     same: Callable[[pathlib.Path], Hashable] = lambda path: path,
 ) -> tuple[list, list]:
     """Keeps a part of the items for validation: `round(items * share)`, at least one, never all.
@@ -44,7 +44,7 @@ def split(
         items: tuples whose first element is the path of an image. What copies of one image are in
             stays on one side.
         share: of the items, for validation.
-        seed: integer; the same one gives the same split.
+        seed: integer, or several; the same gives the same split.
         same: images of which this function is equal stay on one side, too.
 
     Returns:

@@ -11,6 +11,7 @@ import numpy as np
 from keras_internimage import backends
 from keras_internimage.data import ahead
 from keras_internimage.data.detection_classes import detection_classes
+from keras_internimage.data.labels import check_unique
 from keras_internimage.data.resizing import Resizing, check_positive, resize_image
 from keras_internimage.detector.detections import Detections
 from keras_internimage.preprocessing import preprocess_input, read_image
@@ -266,7 +267,9 @@ def _names(given, classes):
         raise ValueError(
             f"class_names must be as many as the model has classes, {classes}. Received: {given!r}"
         )
-    return tuple(map(str, given))
+    names = tuple(map(str, given))
+    check_unique("class_names", names)
+    return names
 
 
 def _ids(given, names):

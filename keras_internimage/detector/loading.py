@@ -13,7 +13,7 @@ from keras_internimage.checkpoints import infer_config, open_checkpoint, publish
 from keras_internimage.checkpoints.infer import describe
 from keras_internimage.checkpoints.published import Published
 from keras_internimage.data.detection_classes import detection_classes
-from keras_internimage.data.labels import Labels
+from keras_internimage.data.labels import Labels, check_unique
 from keras_internimage.data.resizing import Resizing
 from keras_internimage.detector.inference import RESIZING, Detector, check_model
 from keras_internimage.finished import Place, row_of
@@ -74,10 +74,18 @@ def is_detector(model: keras.Model) -> bool:
 
 
 def read_labels(labels: str | os.PathLike | Sequence[str] | None) -> Labels | None:
-    """`Labels` of names, of a file of them, or of a published data set."""
+    """`Labels` of names, of a file of them, or of a published data set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is another one, or two names are the same.
+    """
     if isinstance(labels, str) and labels in published.DETECTION_DATA:
         return Labels(tuple(row.name for row in detection_classes(labels)))
-    return predictor.read_labels(labels)
+    read = predictor.read_labels(labels)
+    if read is not None:
+        check_unique("class_names", read.classes)
+    return read
 
 
 def known_classes(place: Place) -> Labels | None:

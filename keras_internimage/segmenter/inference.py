@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_internimage import backends
 from keras_internimage.data import ahead
+from keras_internimage.data.labels import check_unique
 from keras_internimage.data.palette import Colour, default_palette
 from keras_internimage.data.resizing import (
     Map,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Of the published multi-scale numbers, which also average over mirrored images.
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+# How far the sum of a softmax' outputs may be from 1: they are rounded to bfloat16 by some models.
+_ROUNDED = 0.02
 
 
 class Segmenter:
@@ -49,7 +52,9 @@ class Segmenter:
 
     Args:
         model: a Keras model from normalised images `(N, H, W, 3)` to logits `(N, h, w, classes)`,
-            or to a dict with "logits". A `UperNet` is run up to its last convolution, at 1/4.
+            or to a dict with "logits". A `UperNet` is run up to its last convolution, at 1/4. Of a
+            model that ends in a softmax, the logarithms of its probabilities are taken: they are
+            logits, too, and give the same result.
         labels: names of the classes, two or more. Outputs of the model beyond them are left out:
             those for Cityscapes have 150, of which 19 mean something.
         palette: a colour for each class; None takes `data.palette.default_palette`.
@@ -87,6 +92,7 @@ class Segmenter:
                 f"labels must be at least two, and no more than the model's outputs, {outputs}. "
                 f"Received: {len(self.labels)} labels"
             )
+        check_unique("labels", self.labels)
         self.palette = _colours(palette, len(self.labels))
         if not isinstance(resizing, Resizing | None):
             raise ValueError(
@@ -239,7 +245,10 @@ class Segmenter:
             outputs = self._network.predict_on_batch(np.ascontiguousarray(images))
         if isinstance(outputs, dict):
             outputs = outputs["logits"]
-        scores = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")[..., : self.classes]
+        scores = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
+        if _are_probabilities(scores):
+            scores = np.log(np.maximum(scores, np.finfo("float32").tiny))
+        scores = scores[..., : self.classes]
         if not np.isfinite(scores).all():
             raise ValueError(
                 "The model's logits must be finite. Received: infinite ones or NaN from "
@@ -348,6 +357,16 @@ def _unscaled(model):
         node = history.operation._inbound_nodes[history.node_index]
         logits = node.input_tensors[0]
     return keras.Model(model.input, logits)
+
+
+def _are_probabilities(scores):
+    """Whether the outputs of each pixel, with all classes, are those of a softmax.
+
+    Logits are not: they sum up to 1, and none of them is negative, in no more than single pixels.
+    """
+    if not scores.size or not scores.min() >= 0:
+        return False
+    return bool((np.abs(scores.sum(-1) - 1) < _ROUNDED).all())
 
 
 def _softmax(logits):

@@ -12,7 +12,7 @@ import keras
 from keras_internimage import finished, models, predictor
 from keras_internimage.checkpoints import infer_config, open_checkpoint, published
 from keras_internimage.checkpoints.published import Published
-from keras_internimage.data.labels import Labels
+from keras_internimage.data.labels import Labels, check_unique
 from keras_internimage.data.palette import FILE, Colour, default_palette, read_classes
 from keras_internimage.data.resizing import Resizing
 from keras_internimage.data.segmentation_classes import segmentation_classes
@@ -88,7 +88,19 @@ def is_segmentation(model: keras.Model) -> bool:
 
 
 def read_labels(labels: str | os.PathLike | Sequence[str] | None) -> Classes | None:
-    """`Classes` of names, of a file of them, or of a published data set."""
+    """`Classes` of names, of a file of them, or of a published data set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is another one, or two names are the same.
+    """
+    classes = _read_labels(labels)
+    if classes is not None:
+        check_unique("labels", classes.names)
+    return classes
+
+
+def _read_labels(labels):
     if isinstance(labels, str) and labels in published.SEGMENTATION_DATA:
         return _of_data(labels)
     if isinstance(labels, (str, os.PathLike)) and pathlib.Path(labels).suffix == ".txt":

@@ -105,7 +105,7 @@ class _PixelMetric(keras.metrics.Metric):
         if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
             raise ValueError(f"classes must be a positive integer. Received: classes={classes!r}")
         self.classes, self.ignore_value = classes, ignore_value
-        shape = (classes * classes + 1,)  # the last counts labels that are no class
+        shape = (classes * classes + 1,)  # the last counts pixels that cannot be counted
         self._low = self.add_variable(shape, "zeros", dtype="int32", name="low")
         self._high = self.add_variable(shape, "zeros", dtype="int32", name="high")
 
@@ -130,6 +130,8 @@ class _PixelMetric(keras.metrics.Metric):
         true = ops.reshape(y_true, (-1,))
         found = ops.reshape(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), (-1,))
         valid = ops.logical_and(true >= 0, true < self.classes)
+        unknown = ops.any(ops.isnan(y_pred), axis=-1)
+        valid = ops.logical_and(valid, ops.logical_not(ops.reshape(unknown, (-1,))))
         last = self.classes * self.classes
         index = ops.where(valid, true * self.classes + found, last)
         counted = ops.cast(ops.not_equal(true, self.ignore_value), "int32")
@@ -139,7 +141,10 @@ class _PixelMetric(keras.metrics.Metric):
         self._low.assign(ops.bitwise_and(low, 2**BITS - 1))
 
     def confusion(self) -> np.ndarray:
-        """The counts, exactly: int64 `(classes, classes)`, rows are true classes."""
+        """The counts, exactly: int64 `(classes, classes)`, rows are true classes.
+
+        Pixels that make the result NaN are not among them.
+        """
         low, high = (ops.convert_to_numpy(v).astype("int64")[:-1] for v in (self._low, self._high))
         return ((high << BITS) + low).reshape(self.classes, self.classes)
 
@@ -186,8 +191,9 @@ class MeanIoU(_PixelMetric):
     ```
 
     A class that is neither in the masks nor predicted is left out of the mean. Pixels of
-    `ignore_value` count nowhere. Counts are integers and exact up to 2**61. A label that is neither
-    a class nor `ignore_value` makes the result NaN.
+    `ignore_value` count nowhere. Counts are integers and exact up to 2**61. The result is NaN after
+    a label that is neither a class nor `ignore_value`, and after NaN among the logits of a pixel
+    that counts.
 
     ```python
     model.compile(..., metrics=[training.MeanIoU(classes)])

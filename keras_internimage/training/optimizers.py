@@ -261,7 +261,9 @@ def optimizer(
 
     Learning rates are the recipe's times `batch_size / recipe.reference_batch_size`. The moving
     average (EMA) is of the trainable variables, starts with their values after the first step, and
-    takes their place after the last epoch of `fit`, as Keras has it.
+    takes their place after the last epoch of `fit`, as Keras has it. Means and variances of
+    BatchNormalization are not averaged a second time: they stay those of the last steps, which the
+    averaged weights come close to as the learning rate falls.
 
     Args:
         model: built; a model with layer-wise decay must be, or contain, an InternImage.

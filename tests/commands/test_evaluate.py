@@ -200,6 +200,11 @@ class TestSegmentation:
         other, _, _ = results(capsys, tmp_path, segmenter, data, "--multi-scale")
         assert other["multi_scale"] and not found["multi_scale"]
         assert other["miou"] != found["miou"]
+        # Without parts, all images are measured, and that is said.
+        flat = masks.folder(tmp_path / "flat", 2)
+        found, _, errors = results(capsys, tmp_path, segmenter, flat)
+        assert found["images"] == 2
+        assert f"{flat} has no part for validation (val/): all of its images are" in errors
 
     @pytest.mark.any_backend
     def test_a_published_name(self, tmp_path, capsys, monkeypatch):

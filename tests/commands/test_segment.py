@@ -7,9 +7,9 @@ import masks
 import numpy as np
 import photographs
 import pytest
+from commands.command import refused_before_loading
 from PIL import Image
 
-from keras_internimage import predictor
 from keras_internimage.commands import segment
 from keras_internimage.data.mask_files import read_mask
 from keras_internimage.data.masks import scan_segmentation
@@ -186,6 +186,9 @@ def test_an_interrupted_run(folder, images, tmp_path, capsys, monkeypatch):
     [
         (["{root}/none", "{image}"], "none, no such file"),
         (["internimage_t_1k_224", "{image}"], "must be one for segmentation"),
+        (["T", "{image}"], "A variant needs weights (--weights): "),
+        (["T", "{image}"], "upernet_internimage_t_512_160k_ade20k"),
+        (["{model}", "{root}/x.png", "{root}/y.png"], "{root}/x.png: no such file; {root}/y."),
         (["{model}", "{root}/empty"], "There must be images. Received: {root}/empty with none"),
         (["{model}", "{image}", "--crop", "0"], "--crop must be at least 1"),
         (["{model}", "{image}", "--stride", "3"], "--stride needs --crop"),
@@ -195,22 +198,10 @@ def test_an_interrupted_run(folder, images, tmp_path, capsys, monkeypatch):
         (["{model}", "{image}", "--weights", "ade20k"], "With weights, model must be one of T, S"),
     ],
 )
-def test_refuses_before_a_model_is_loaded(
-    folder, images, tmp_path, capsys, monkeypatch, arguments, message
-):
-    def begin(*_, **__):
-        raise AssertionError("begun")
-
-    (tmp_path / "empty").mkdir()
-    places = {"root": tmp_path, "model": folder, "image": images / "a.png"}
-    monkeypatch.setattr(predictor, "load_model", begin)
-    monkeypatch.setattr(loading, "_build", begin)
-    given = [a.format(**places) for a in arguments]
-    out = [] if "--out" in given else ["--out", tmp_path / "out"]
-    code, printed, errors = run(capsys, *given, *out)
-    assert code == 2 and printed == "" and not (tmp_path / "out").exists()
-    assert errors.startswith("internimage-segment: error: ")
-    assert message.format(**places) in errors
+def test_refuses_before_a_model_is_loaded(folder, images, tmp_path, capsys, arguments, message):
+    given = arguments, folder, images / "a.png", tmp_path, capsys
+    errors = refused_before_loading(segment, loading, *given)
+    assert message.format(root=tmp_path) in errors
 
 
 def test_too_many_classes_for_a_palette():

@@ -1,6 +1,5 @@
 """`internimage-train` with the detectors of all variants, whose networks are made small here."""
 
-import csv
 import dataclasses
 import functools
 
@@ -8,7 +7,7 @@ import annotated_shapes
 import keras
 import numpy as np
 import pytest
-from commands.command import main
+from commands.command import main, rows
 
 from keras_internimage import models
 from keras_internimage.commands.train import cli, detection, device, settings
@@ -47,8 +46,7 @@ def trained(data, tmp_path_factory):
 
 def test_cascade_of_a_large_variant(trained, data, tmp_path, capsys):
     """Trained, written, and taken again as what another training starts from."""
-    with open(trained / "history.csv") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = rows(trained / "history.csv")
     for name in ("loss", "mask_loss_3", "val_box_loss_2", "val_box_ap", "val_mask_ap"):
         assert np.isfinite(float(row[name]))
     assert "Cascade Mask R-CNN on InternImage-L on data" in (trained / "report.html").read_text()

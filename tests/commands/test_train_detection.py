@@ -1,6 +1,5 @@
 """`internimage-train` on COCO's annotations: from the folder to the finished model, and resumed."""
 
-import csv
 import dataclasses
 import functools
 import io
@@ -12,7 +11,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from commands.command import main
+from commands.command import main, rows, train
 from small_models import SMALL, TINY, as_options, classifier, mask_rcnn
 
 from keras_internimage import models
@@ -61,16 +60,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """The output folder of two epochs, and what was printed."""
     folder = tmp_path_factory.mktemp("trained") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        printed = []
-        patch.setattr(cli, "_print_table", printed.extend)
-        assert main(data, *OPTIONS, "--output", folder) == 0
-    return folder, {name: value for name, value, _ in printed}
-
-
-def rows(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
+    return folder, train(data, *OPTIONS, "--output", folder)
 
 
 def variables(path):

@@ -1,13 +1,12 @@
 """`internimage-train` on COCO's annotations, on every backend: one short training."""
 
-import csv
 import functools
 
 import annotated_shapes
 import keras
 import numpy as np
 import pytest
-from commands.command import main
+from commands.command import main, rows
 from small_models import TINY, as_options
 
 from keras_internimage import models
@@ -33,8 +32,7 @@ def test_one_epoch(tmp_path, monkeypatch):
     )
     options = "--epochs 1 --batch-size 2 --weights none --recipe mask-rcnn-1x".split()
     assert main(data, *NETWORK, *options, "--output", tmp_path / "out") == 0
-    with open(tmp_path / "out" / "history.csv") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = rows(tmp_path / "out" / "history.csv")
     for name in ("loss", "mask_loss", "val_loss", "val_box_ap", "val_mask_ap"):
         assert np.isfinite(float(row[name]))
     assert float(row["mask_loss"]) > 0
@@ -50,6 +48,5 @@ def test_it_learns(tmp_path):
     options += ["--decoder-channels", "32"]
     assert main(data, *as_options({**TINY, "channels": 16}), "--resolution", 96, *options,
                 "--output", tmp_path / "out") == 0  # fmt: skip
-    with open(tmp_path / "out" / "history.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert max(float(row["val_box_ap50"]) for row in rows) > 0.8
+    history = rows(tmp_path / "out" / "history.csv")
+    assert max(float(row["val_box_ap50"]) for row in history) > 0.8

@@ -1,6 +1,5 @@
 """`internimage-train` on images and masks: from the folder to the report, resumed, and read."""
 
-import csv
 import dataclasses
 import json
 import pathlib
@@ -11,7 +10,7 @@ import masks
 import numpy as np
 import pytest
 import shapes
-from commands.command import main
+from commands.command import main, rows, train
 from PIL import Image
 from small_models import SMALL, TINY, as_options, classifier, upernet
 
@@ -43,16 +42,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """The output folder of two epochs, and what was printed."""
     folder = tmp_path_factory.mktemp("trained") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        printed = []
-        patch.setattr(cli, "_print_table", printed.extend)
-        assert main(data, *OPTIONS, "--output", folder) == 0
-    return folder, {name: value for name, value, _ in printed}
-
-
-def rows(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
+    return folder, train(data, *OPTIONS, "--output", folder)
 
 
 def variables(path):

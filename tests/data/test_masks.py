@@ -292,6 +292,26 @@ class TestProblems:
         found = scan_segmentation(folder)  # as the message says
         assert found.class_names == ("background", "bright") and min(found.train_pixels) > 0
 
+    def test_masks_that_are_all_ignored(self, tmp_path):
+        """The split is drawn again until both sides have pixels that count, always the same."""
+        folder = masks.folder(tmp_path / "a", 6)
+        for path in sorted((folder / "masks").iterdir())[2:]:
+            Image.fromarray(np.full((48, 64), 255, "uint8")).save(path)
+        splits = set()
+        for seed in range(8):
+            found = scan_segmentation(folder, 0.2, seed)
+            assert sum(found.train_pixels) and sum(found.validation_pixels)
+            assert found == scan_segmentation(folder, 0.2, seed)
+            splits.add(found.validation)
+        assert sorted(map(names, splits)) == [["000"], ["001"]]
+        Image.fromarray(np.full((48, 64), 255, "uint8")).save(folder / "masks/001.png")
+        message = refusal(folder)
+        assert "must have a pixel that counts" in message and "however they were drawn" in message
+        parts = masks.folder(tmp_path / "b", 2, 1)
+        Image.fromarray(np.full((48, 64), 255, "uint8")).save(parts / "masks/val/100.png")
+        message = refusal(parts)
+        assert "The masks for validation must" in message and "drawn" not in message
+
     def test_arguments(self, tmp_path):
         with pytest.raises(ValueError, match="validation_split must be .* Received: "):
             scan_segmentation(tmp_path, validation_split=1)

@@ -321,3 +321,24 @@ def test_refusals():
         keras_internimage.MaskRCNNT(weights="coco", backbone_weights="imagenet")
     with pytest.raises(ValueError, match="a dict of images.*Received: \\['image', 'images'\\]"):
         small_models.mask_rcnn()(dict.fromkeys(("images", "image"), np.zeros((1, 32, 32, 3))))
+
+
+@pytest.mark.any_backend
+def test_other_numbers_of_sizes():
+    model = small_models.mask_rcnn()
+    model.compile()
+    images = np.zeros((2, 32, 32, 3), "float32")
+    targets = {"boxes": np.zeros((2, 1, 4)), "labels": np.zeros((2, 1), int)}
+    for name in ("image_sizes", "original_sizes"):
+        for sizes in ([[32, 32]], [[32, 32]] * 3, [32, 32], [[32, 32, 3]] * 2):
+            inputs = {"images": images, name: np.array(sizes)}
+            shape = str(inputs[name].shape).replace("(", ".").replace(")", ".")
+            message = f"`{name}` must be .N, 2.*Received: {name} of {shape}, images of .2, 32"
+            for call in (
+                model,
+                model.predict,
+                lambda x: model.fit(x, targets),
+                lambda x: model.evaluate(x, targets),
+            ):
+                with pytest.raises(ValueError, match=message):
+                    call(inputs)

@@ -98,6 +98,18 @@ def test_what_is_no_class_makes_the_result_nan():
         assert np.isnan(float(training.SegmentationLoss()(wrong, logits)))
 
 
+@pytest.mark.parametrize("kind", METRICS)
+def test_logits_of_nan_make_the_result_nan(kind):
+    """On every backend, whichever class `argmax` names there; not where pixels are ignored."""
+    logits, masks = example()
+    for value, unknown in ((255, False), (2, True)):
+        masks[0, 0, 0], logits[0, 0, 0, 4] = value, np.nan
+        metric = kind(CLASSES)
+        metric.update_state(masks, logits)
+        assert np.isnan(float(metric.result())) == unknown
+        assert metric.confusion().sum() == (masks != 255).sum() - unknown
+
+
 @pytest.mark.parametrize("average", ["valid", "all"])
 def test_loss(average):
     logits, masks = example()

@@ -70,6 +70,11 @@ def evaluate(options, place, say):
     )
     check_classes(layout, segmenter.classes, None, say)
     images = scan_segmentation(layout, skip_bad=True, part="validation", classes=segmenter.classes)
+    if layout.validation is None:
+        say(
+            f"{options.folder} has no part for validation (val/): all of its images are measured, "
+            "also those that a model was trained on"
+        )
     for note in images.notes:
         say(note)
     if options.predictions is None:

@@ -3,21 +3,18 @@
 from keras import ops
 
 MULTIPLE = 32
+_SIZES = ("image_sizes", "original_sizes")
 
 
 def read_inputs(inputs):
     """Images, their heights and widths, and those before they were resized, of a model's inputs.
 
     Raises:
-        ValueError: there are no images, or something else in the dict.
+        ValueError: as `check_inputs`.
     """
+    check_inputs(inputs)
     if not isinstance(inputs, dict):
         inputs = {"images": inputs}
-    known = ("images", "image_sizes", "original_sizes")
-    if "images" not in inputs or not set(inputs) <= set(known):
-        raise ValueError(
-            f"Inputs must be images or a dict of {', '.join(known)}. Received: {sorted(inputs)}"
-        )
     images = inputs["images"]
     sizes = inputs.get("image_sizes")
     if sizes is None:
@@ -26,6 +23,44 @@ def read_inputs(inputs):
         sizes = ops.tile(size[None], (count, 1))
     original_sizes = inputs.get("original_sizes")
     return images, sizes, sizes if original_sizes is None else original_sizes
+
+
+def check_inputs(inputs):
+    """Raise unless a dict has images and, as far as shapes tell, two numbers of each for sizes.
+
+    Raises:
+        ValueError: there are no images, or something else in the dict, or another number of sizes.
+    """
+    if not isinstance(inputs, dict):
+        return
+    known = ("images", *_SIZES)
+    if "images" not in inputs or not set(inputs) <= set(known):
+        raise ValueError(
+            f"Inputs must be images or a dict of {', '.join(known)}. Received: {sorted(inputs)}"
+        )
+    images = _shape(inputs["images"])
+    for name in _SIZES:
+        shape = _shape(inputs.get(name))
+        if shape is None:
+            continue
+        wanted = ((images or (None,))[0], 2)
+        if len(shape) != 2 or any(
+            # Sizes that are not known yet are no ints, and must not be compared.
+            isinstance(a, int) and isinstance(b, int) and a != b
+            for a, b in zip(shape, wanted, strict=True)
+        ):
+            raise ValueError(
+                f"`{name}` must be (N, 2), height and width of each of N images. "
+                f"Received: {name} of {shape}, images of {images}"
+            )
+
+
+def _shape(array):
+    """The shape of an array or a tensor, as far as it is known; None for other things."""
+    try:
+        return tuple(array.shape)
+    except (AttributeError, ValueError):  # none, or TensorFlow's of an unknown rank
+        return None
 
 
 def pad(images):

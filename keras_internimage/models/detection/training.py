@@ -12,7 +12,7 @@ from keras_internimage.models.detection.assignment import (
     Sampler,
     sample_anchors,
 )
-from keras_internimage.models.detection.inputs import read_inputs
+from keras_internimage.models.detection.inputs import check_inputs, read_inputs
 from keras_internimage.models.detection.targets import check_targets, read_targets
 from keras_internimage.ops import boxes as box_ops
 
@@ -128,7 +128,13 @@ class DetectorTraining(keras.Model):
         self._check(x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
+    def predict(self, x, *args: Any, **kwargs: Any):
+        """As `keras.Model.predict`; inputs that are arrays are checked before anything starts."""
+        check_inputs(x)
+        return super().predict(x, *args, **kwargs)
+
     def _check(self, x, y):
+        check_inputs(x)
         if y is not None:
             check_targets(x, y, self.classes, self._learning_masks())
 
