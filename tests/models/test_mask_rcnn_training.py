@@ -48,9 +48,9 @@ def numbers(history):
 
 
 def test_losses_fall():
-    """With validation, after which the model detects, and is the same when it is loaded."""
+    """With validation. InternImage, which takes long to trace, is trained by the command's test."""
     x, y = some_data()
-    model = compiled(detector())
+    model = compiled(detector(on=small_models.convolutional_backbone()))
     state = reference.as_array(model.seed_generator.state)
     found = numbers(model.fit(x, y, batch_size=4, epochs=6, validation_data=(x, y), verbose=0))
     assert set(found) == NAMES | {f"val_{name}" for name in NAMES}
