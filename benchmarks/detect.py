@@ -136,13 +136,7 @@ class Side(interleaved.Contender):
         self.use(self.run)
 
     def memory(self):
-        """Peak over the imports, and over what was there before the call."""
-        self.prepare()
-        before = interleaved.resident()
-        interleaved.reset_peak()
-        self.run()
-        highest = interleaved.peak()
-        return highest - self.imported, highest - before
+        return interleaved.peak_memory(self)
 
 
 def _scale(layer, deviation, outputs):
@@ -178,42 +172,26 @@ def check_detections(workers):
 
 
 def print_times(sides, options):
+    height, width = options.size
     with started(HERE, sides, options.threads, options.verbose) as workers:
         count, shares = check_detections(workers)
         for worker in workers.values():
             worker.ask("ready")
-        durations = interleaved.measure(workers, options.rounds, TURN)
-    height, width = options.size
-    interleaved.print_head(
-        f"One image of {height} x {width} pixels, {count} detections, {options.threads} thread(s), "
-        f"{options.rounds} rounds:",
-        *("side", "ms", "time over official", "official detections not found"),
-    )
-    for label, seconds in durations.items():
-        interleaved.print_row(
-            label,
-            f"{interleaved.milliseconds(seconds):.0f}",
-            f"{1 / interleaved.speed_up(durations['official'], seconds):.2f}",
-            f"{shares[label]:.0%}" if label in shares else "",
+        interleaved.print_times(
+            workers,
+            options.rounds,
+            TURN,
+            f"One image of {height} x {width} pixels, {count} detections, {options.threads} "
+            f"thread(s), {options.rounds} rounds:",
+            "official detections not found",
+            {label: f"{share:.0%}" for label, share in shares.items()},
         )
 
 
 def print_memory(sides, options):
     height, width = options.size
-    interleaved.print_head(
-        f"Peak memory, one image of {height} x {width} pixels:",
-        *("side", "MB over the imports", "over official"),
-        *("MB over what was there", "over official"),
-    )
-    official = None
-    for label, side in sides.items():
-        with started(HERE, {label: side}, options.threads, options.verbose) as fresh:
-            found = fresh[label].ask("memory")
-        official = official or found
-        cells = []
-        for own, other in zip(found, official, strict=True):
-            cells += [f"{own:.0f}", f"{own / other:.2f}"]
-        interleaved.print_row(label, *cells)
+    title = f"Peak memory, one image of {height} x {width} pixels:"
+    interleaved.print_memory(HERE, sides, options.threads, options.verbose, title)
 
 
 def main():

@@ -34,6 +34,7 @@ _POOLS = (
     "TF_NUM_INTEROP_THREADS",
     "PJRT_NPROC",  # JAX's CPU client
 )
+_MEASURED_RUNS = 4
 
 
 class Worker:
@@ -215,3 +216,55 @@ def print_head(title, *cells):
     print(f"\n{title}\n")
     print_row(*cells)
     print_row(*("---" for _ in cells))
+
+
+def print_times(workers, rounds, seconds, title, remark, remarks):
+    """Has the workers take turns; a table of their times next to those of "official".
+
+    Args:
+        workers: dict of label to `Worker`, ready for `turn`.
+        rounds, seconds: of `measure`.
+        title: above the table.
+        remark: head of the last column.
+        remarks: dict of label to what is in it; nothing for others.
+    """
+    durations = measure(workers, rounds, seconds)
+    print_head(title, "side", "ms", "time over official", remark)
+    for label, own in durations.items():
+        ratio = 1 / speed_up(durations["official"], own)
+        print_row(label, f"{milliseconds(own):.0f}", f"{ratio:.2f}", remarks.get(label, ""))
+
+
+def print_memory(script, sides, threads, verbose, title):
+    """A table of the sides' peaks, each in a fresh process, next to those of the first side."""
+    print_head(
+        title,
+        *("side", "MB over the imports", "over official"),
+        *("MB over what was there", "over official"),
+    )
+    official = None
+    for label, side in sides.items():
+        with started(script, {label: side}, threads, verbose) as fresh:
+            found = fresh[label].ask("memory")
+        official = official or found
+        cells = []
+        for own, other in zip(found, official, strict=True):
+            cells += [f"{own:.0f}", f"{own / other:.2f}"]
+        print_row(label, *cells)
+
+
+def peak_memory(contender):
+    """Peak of a run over the imports, and over what was there before the run, in MB.
+
+    The least of several runs after the first: where memory is scarce the system takes pages of
+    libraries away, and those that come back during a run are none of its own.
+    """
+    contender.prepare()
+    found = []
+    for _ in range(_MEASURED_RUNS):
+        before = resident()
+        reset_peak()
+        contender.run()
+        highest = peak()
+        found.append((highest - contender.imported, highest - before))
+    return [min(column) for column in zip(*found, strict=True)]

@@ -34,7 +34,6 @@ HERE = pathlib.Path(__file__)
 PARTS = ("time", "memory")
 TURN = 1.0  # seconds
 TOLERANCE = 5e-5
-MEASURED_CALLS = 4
 
 
 def image(size):
@@ -129,16 +128,7 @@ class Side(interleaved.Contender):
         self.use(self.run)
 
     def memory(self):
-        """Peak over the imports, and over what was there before the call."""
-        self.prepare()
-        found = []
-        for _ in range(MEASURED_CALLS):
-            before = interleaved.resident()
-            interleaved.reset_peak()
-            self.run()
-            highest = interleaved.peak()
-            found.append((highest - self.imported, highest - before))
-        return [min(column) for column in zip(*found, strict=True)]
+        return interleaved.peak_memory(self)
 
 
 def check_logits(workers):
@@ -165,41 +155,20 @@ def print_times(sides, options):
         differences = check_logits(workers)
         for worker in workers.values():
             worker.ask("ready")
-        durations = interleaved.measure(workers, options.rounds, TURN)
-    interleaved.print_head(
-        f"One image of {options.size} pixels, {options.threads} thread(s), "
-        f"{options.rounds} rounds:",
-        *("side", "ms", "time over official", "difference of logits"),
-    )
-    for label, seconds in durations.items():
-        interleaved.print_row(
-            label,
-            f"{interleaved.milliseconds(seconds):.0f}",
-            f"{1 / interleaved.speed_up(durations['official'], seconds):.2f}",
-            f"{differences[label]:.0e}" if label in differences else "",
+        interleaved.print_times(
+            workers,
+            options.rounds,
+            TURN,
+            f"One image of {options.size} pixels, {options.threads} thread(s), "
+            f"{options.rounds} rounds:",
+            "difference of logits",
+            {label: f"{difference:.0e}" for label, difference in differences.items()},
         )
 
 
 def print_memory(sides, options):
-    interleaved.print_head(
-        f"Peak memory, one image of {options.size} pixels:",
-        *(
-            "side",
-            "MB over the imports",
-            "over official",
-            "MB over what was there",
-            "over official",
-        ),
-    )
-    official = None
-    for label, side in sides.items():
-        with started(HERE, {label: side}, options.threads, options.verbose) as fresh:
-            found = fresh[label].ask("memory")
-        official = official or found
-        cells = []
-        for own, other in zip(found, official, strict=True):
-            cells += [f"{own:.0f}", f"{own / other:.2f}"]
-        interleaved.print_row(label, *cells)
+    title = f"Peak memory, one image of {options.size} pixels:"
+    interleaved.print_memory(HERE, sides, options.threads, options.verbose, title)
 
 
 def main():

@@ -8,6 +8,7 @@ import numpy as np
 from keras_internimage.data.coco_metrics import CocoScores
 from keras_internimage.report.object_gallery import WorstObjects
 from keras_internimage.report.provenance import Provenance
+from keras_internimage.report.results import arrays, of_classes
 
 
 @dataclasses.dataclass
@@ -51,15 +52,9 @@ class DetectionResults:
                 f"`worst` must have a name for each of {len(names)} classes. "
                 f"Received: {len(self.worst.class_names)} names"
             )
-        train = self.train_objects
-        if train is not None and np.shape(train) != (len(names),):
-            raise ValueError(
-                f"`train_objects` must be of the shape ({len(names)},). "
-                f"Received: shape={np.shape(train)}"
-            )
         return dataclasses.replace(
             self,
             class_names=names,
-            history={key: np.asarray(self.history[key], float) for key in self.history},
-            train_objects=None if train is None else np.asarray(train, np.int64),
+            history=arrays(self.history),
+            train_objects=of_classes("train_objects", self.train_objects, len(names)),
         )

@@ -77,7 +77,7 @@ class Results:
         return dataclasses.replace(
             self,
             class_names=names,
-            history={key: np.asarray(self.history[key], float) for key in self.history},
+            history=arrays(self.history),
             labels=labels.astype(np.int64),
             scores=scores.astype(np.float64),
             train_counts=self._checked_train_counts(len(names)),
@@ -93,3 +93,23 @@ class Results:
                 f"Received: shape={counts.shape}, dtype={counts.dtype}"
             )
         return counts.astype(np.int64)
+
+
+def arrays(history: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, np.ndarray]:
+    """The values of each epoch as arrays of floats."""
+    return {key: np.asarray(values, float) for key, values in history.items()}
+
+
+def of_classes(name: str, counts, classes: int) -> np.ndarray | None:
+    """Counts of each class as int64, or None where there are none.
+
+    Raises:
+        ValueError: they are not as many as the classes; `name` is what the message calls them.
+    """
+    if counts is None:
+        return None
+    if np.shape(counts) != (classes,):
+        raise ValueError(
+            f"`{name}` must be of the shape ({classes},). Received: shape={np.shape(counts)}"
+        )
+    return np.asarray(counts, np.int64)

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_internimage.report.mask_gallery import Worst
 from keras_internimage.report.provenance import Provenance
+from keras_internimage.report.results import arrays, of_classes
 
 
 @dataclasses.dataclass
@@ -53,16 +54,10 @@ class SegmentationResults:
                 f"`worst` must have a colour for each of {len(names)} classes. "
                 f"Received: {len(self.worst.palette)} colours"
             )
-        train = self.train_pixels
-        if train is not None and np.shape(train) != (len(names),):
-            raise ValueError(
-                f"`train_pixels` must be of the shape ({len(names)},). "
-                f"Received: shape={np.shape(train)}"
-            )
         return dataclasses.replace(
             self,
             class_names=names,
-            history={key: np.asarray(self.history[key], float) for key in self.history},
+            history=arrays(self.history),
             counts=counts.astype(np.int64),
-            train_pixels=None if train is None else np.asarray(train, np.int64),
+            train_pixels=of_classes("train_pixels", self.train_pixels, len(names)),
         )
