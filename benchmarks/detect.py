@@ -1,7 +1,7 @@
 """Mask R-CNN T next to its official PyTorch formulation, on CPU: time and memory of inference.
 
     python benchmarks/detect.py [--backends torch tensorflow jax] [--threads N]
-        [--size 800 1216] [--rounds N] [--parts time memory]
+        [--size 800 1216] [--rounds N] [--parts time memory photograph]
 
 Sides: `official_detector.MaskRCNN` (PyTorch, with RoIAlign and suppression of torchvision, which
 must be installed with its compiled operators) and `MaskRCNNT` of this package on each backend; one
@@ -10,7 +10,9 @@ layers are scaled so that there are 1000 proposals and dozens of detections. All
 official side finds, but for 2 in 100, since near thresholds rounding decides; nothing is timed
 otherwise.
 
-Time and memory are measured as in `benchmarks/segment.py`.
+Time and memory are measured as in `benchmarks/segment.py`. "photograph" is the peak of memory while
+`Detector` finds the objects in a photograph of 4000 x 3000 pixels and makes the mask of each; there
+is no official side of it.
 """
 
 import argparse
@@ -25,7 +27,8 @@ import numpy as np
 from interleaved import started
 
 HERE = pathlib.Path(__file__)
-PARTS = ("time", "memory")
+PARTS = ("time", "memory", "photograph")
+PHOTOGRAPH = (3000, 4000)
 TURN = 1.0  # seconds
 MISSING = 0.02  # of the detections
 # Deviations of what the last layers give, and the background's advantage.
@@ -41,7 +44,7 @@ class Side(interleaved.Contender):
 
     def __init__(self, side):
         self.backend, self.kind, self.size = side["backend"], side["model"], side["size"]
-        self.folder = side["folder"]
+        self.folder, self.photograph = side["folder"], side.get("photograph", False)
         if self.kind == "official":
             import official_detector  # noqa: F401
         else:
@@ -90,6 +93,8 @@ class Side(interleaved.Contender):
         self.run()
 
     def _made(self):
+        if self.photograph:
+            return self._detecting()
         x = image(self.size)
         if self.kind == "official":
             import official_detector
@@ -120,6 +125,20 @@ class Side(interleaved.Contender):
         call = jax.jit(lambda *args: model.stateless_call(*args, training=False)[0])
         images = jax.numpy.asarray(x)
         return lambda: jax.block_until_ready(call(*values, images))
+
+    def _detecting(self):
+        from keras_internimage.detector import Detector
+
+        model = self._build()
+        model.load_weights(f"{self.folder}/ours.weights.h5")
+        detector = Detector(model)
+        pixels = np.random.default_rng(0).integers(0, 256, (*PHOTOGRAPH, 3), "uint8")
+
+        def run():
+            (found,) = detector.predict([pixels])
+            return sum(int(found.mask(k).sum()) for k in range(len(found)))
+
+        return run
 
     def detections(self, label):
         """Path of the boxes, scores, labels and masks."""
@@ -194,6 +213,20 @@ def print_memory(sides, options):
     interleaved.print_memory(HERE, sides, options.threads, options.verbose, title)
 
 
+def print_photograph(sides, options):
+    height, width = PHOTOGRAPH
+    interleaved.print_head(
+        f"Peak memory, a photograph of {height} x {width} pixels:",
+        *("side", "MB over the imports", "MB over what was there"),
+    )
+    for label, side in sides.items():
+        if side["model"] == "official":
+            continue
+        side = {**side, "photograph": True}
+        with started(HERE, {label: side}, options.threads, options.verbose) as fresh:
+            interleaved.print_row(label, *(f"{x:.0f}" for x in fresh[label].ask("memory")))
+
+
 def main():
     if sys.argv[1:2] == ["--worker"]:
         return interleaved.serve(Side(json.loads(sys.argv[2])))
@@ -220,6 +253,8 @@ def main():
             print_times(sides, options)
         if "memory" in options.parts:
             print_memory(sides, options)
+        if "photograph" in options.parts:
+            print_photograph(sides, options)
 
 
 if __name__ == "__main__":
