@@ -10,6 +10,7 @@
 # make wheels               into dist/: the source distribution, the wheel for any platform, and one
 #                           with the kernels of processors for this one; where nvcc is, one with
 #                           those of NVIDIA GPUs
+# make docs                 the documentation site, into site/, with all links checked
 # make lint                 style, format and types: ruff and mypy
 # make clean
 #
@@ -43,7 +44,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for p in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
 	if "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$p"; break; fi; done
 
-.PHONY: help demo test test-full sanitize lint bench bench-export bench-devices gpu wheels clean
+.PHONY: help demo test test-full sanitize docs lint bench bench-export bench-devices gpu wheels clean
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -90,7 +91,7 @@ demo: $(VENV)/.stamp-$(DEMO_BACKEND) $(VENV)/.stamp-demo $(VENV)/.stamp-package
 	@KERAS_BACKEND=$(DEMO_BACKEND) $(PY) examples/demo.py
 
 INSTALLED_FOR_TESTS := $(TEST_BACKENDS:%=$(VENV)/.stamp-%) \
-	$(addprefix $(VENV)/.stamp-,test package ecosystem triton)
+	$(addprefix $(VENV)/.stamp-,test package ecosystem triton docs)
 PYTEST = $(PY) -m pytest $(TESTS) -q -n $(WORKERS) --dist worksteal --durations=5
 
 # Every backend runs, also after a failure; the exit status is that of the worst. Tests that do not
@@ -122,6 +123,10 @@ sanitize: $(INSTALLED_FOR_TESTS)
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 	  $(PY) -m pytest tests/custom_ops/test_core.py -q -s -p no:cacheprovider -p no:xdist
+
+docs: $(VENV)/.stamp-docs $(VENV)/.stamp-torch $(VENV)/.stamp-package
+	@KERAS_BACKEND=torch NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lint: $(VENV)/.stamp-test
 	@$(VENV)/bin/ruff check .
@@ -159,4 +164,4 @@ wheels: $(VENV)/.stamp-wheels
 	@$(PY) wheels/cuda_wheel.py
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -137,9 +137,9 @@ class InternImageBlock(CompositeLayer):
     Args:
         groups: number of groups of the operator, must divide the number of channels.
         mlp_ratio: width of the hidden layer over the number of channels.
-        kernel_size, dw_kernel_size, offset_scale, center_feature_scale, remove_center,
-            implementation: as for `keras_internimage.layers.DCNv3`, or `DCNv4`: there,
-            `dw_kernel_size=None` means no depthwise convolution.
+        kernel_size, offset_scale, center_feature_scale, remove_center, implementation: as for
+            `keras_internimage.layers.DCNv3`, or `DCNv4`.
+        dw_kernel_size: likewise; with DCNv4 None means no depthwise convolution.
         mask_activation: as for DCNv3; DCNv4 has none, whatever the default here.
         layer_scale: initial value of gamma, None for a block without.
         post_norm: normalise the branches' outputs instead of their inputs.

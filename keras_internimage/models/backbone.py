@@ -35,10 +35,11 @@ class InternImageBackbone(keras.Model):
     `pyramid_level_inputs`.
 
     Args:
-        channels, depths, groups, mlp_ratio, layer_scale, offset_scale, post_norm,
-            res_post_norm, dw_kernel_size, level2_post_norm, level2_post_norm_block_ids,
-            center_feature_scale, remove_center, drop_path_rate, implementation, core_op,
-            dcn_output_bias, mlp_fc2_bias: as for `keras_internimage.InternImage`.
+        channels, depths, groups, mlp_ratio, layer_scale, offset_scale, post_norm, res_post_norm:
+            as for `keras_internimage.InternImage`.
+        dw_kernel_size, level2_post_norm, level2_post_norm_block_ids, drop_path_rate: as there.
+        center_feature_scale, remove_center, implementation, core_op, dcn_output_bias: as there.
+        mlp_fc2_bias: as there.
         image_shape: (height, width, channels), channels last; height and width may be None.
         weights: None or whatever `keras_internimage.InternImage` takes; the backbones of
             published detection and segmentation checkpoints load, too.
