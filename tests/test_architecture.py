@@ -21,7 +21,7 @@ FOLDERS = {
 }
 # The lowest first. Those of one line may import each other, but never in a circle.
 RANKS = (
-    ("variants", "files", "backends", "progress", "command_line", "lazy_names"),
+    ("variants", "files", "backends", "progress", "command_line", "imports", "lazy_names"),
     ("custom_ops",),
     ("ops",),
     ("layers",),

@@ -1,5 +1,6 @@
 """InternImage and FlashInternImage: classifiers, backbones, segmentation, detection; variants."""
 
+from keras_internimage.imports import when_imported as _when_imported
 from keras_internimage.models.applications import (
     FlashInternImageB,
     FlashInternImageL,
@@ -89,3 +90,20 @@ __all__ = [
     "scale",
     "stack",
 ]
+
+
+def _register_with_keras_hub():
+    import importlib
+    import warnings
+
+    try:
+        for package in ("", ".segmentation", ".detection"):
+            importlib.import_module(f"{__name__}{package}.keras_hub")
+    except (ImportError, AttributeError) as error:  # another version: its own users go on
+        warnings.warn(
+            f"KerasHub does not know InternImage: its version does not fit ({error})", stacklevel=2
+        )
+
+
+# Then KerasHub's own functions find InternImage's classes, whichever was imported first.
+_when_imported("keras_hub", _register_with_keras_hub)

@@ -24,7 +24,15 @@ def test_blocks_run(monkeypatch, tmp_path):
         assert (variant, weights) == ("T", "imagenet")
         return backbone(image_shape=image_shape)
 
+    from keras_internimage.models import keras_hub as hub
+
+    def small_of_keras_hub(variant, weights, image_shape):
+        return hub.InternImageBackbone.from_config(
+            small(variant, weights, image_shape).get_config()
+        )
+
     monkeypatch.setattr(InternImageBackbone, "from_variant", small)
+    monkeypatch.setattr(hub.InternImageBackbone, "from_variant", small_of_keras_hub)
     monkeypatch.chdir(tmp_path)
     names = {"images": IMAGES}
     shapes = []
@@ -32,7 +40,12 @@ def test_blocks_run(monkeypatch, tmp_path):
         exec(compile(block, f"docs/ecosystem.md, block {number}", "exec"), names)
         shapes.append(getattr(names.get("scores"), "shape", None))
     assert names["features"]["P2"].shape == (2, 16, 16, 8)
-    assert shapes == [None, (2, 64, 64, 3), (2, 64, 64, 3)]
+    assert shapes == [None, *[(2, 64, 64, 3)] * 3]
+    made = [type(names[name]).__name__ for name in ("classifier", "detector")]
+    assert made == [
+        "InternImageImageClassifier",
+        "InternImageObjectDetector",
+    ]
 
 
 @pytest.fixture

@@ -12,33 +12,16 @@ from typing import Any
 import keras
 import keras_hub
 
+from keras_internimage.models import keras_hub as hub
 from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.models.detection.mask_rcnn import MaskRCNN
 
-# ImageNet's, of pixels from 0 to 1.
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
-
 
 @keras.saving.register_keras_serializable(package="keras_internimage")
-class MaskRCNNImageConverter(keras_hub.layers.ImageConverter):
-    """KerasHub's `ImageConverter` with the normalisation of the official models.
-
-    Args:
-        **kwargs: of `keras_hub.layers.ImageConverter`, such as `image_size` and
-            `bounding_box_format`.
-    """
+class MaskRCNNImageConverter(hub.OfficialImageConverter):
+    """The `ImageConverter` of `MaskRCNNObjectDetector`; see `OfficialImageConverter`."""
 
     backbone_cls = InternImageBackbone
-
-    def __init__(self, **kwargs):
-        # Pixels from 0 to 255.
-        normalisation = {
-            "scale": [1 / (255 * deviation) for deviation in _DEVIATION],
-            "offset": [-m / deviation for m, deviation in zip(_MEAN, _DEVIATION, strict=True)],
-            "data_format": "channels_last",
-        }
-        super().__init__(**{**normalisation, **kwargs})
 
 
 @keras.saving.register_keras_serializable(package="keras_internimage")
@@ -172,11 +155,7 @@ class MaskRCNNObjectDetector(keras_hub.models.ObjectDetector):
         Raises:
             ValueError: the backbone is no `InternImageBackbone`, and nothing would read the preset.
         """
-        if not isinstance(self.backbone, InternImageBackbone):
-            raise ValueError(
-                "`backbone` must be an InternImageBackbone for a preset; `save` writes a task with "
-                f"any. Received: backbone={self.backbone!r}"
-            )
+        hub.check_preset(self.backbone)
         super().save_to_preset(preset_dir, max_shard_size=max_shard_size)
 
     def get_config(self):
@@ -191,3 +170,32 @@ class MaskRCNNObjectDetector(keras_hub.models.ObjectDetector):
             **({"dtype": keras.dtype_policies.serialize(policy)} if self._own_policy else {}),
             "num_classes": self.num_classes,
         }
+
+
+@keras.saving.register_keras_serializable(package=hub.PACKAGE)
+class InternImageObjectDetectorConverter(MaskRCNNImageConverter):
+    """`MaskRCNNImageConverter` for the backbone that is KerasHub's, too."""
+
+    backbone_cls = hub.InternImageBackbone
+
+
+@keras.saving.register_keras_serializable(package=hub.PACKAGE)
+class InternImageObjectDetectorPreprocessor(MaskRCNNObjectDetectorPreprocessor):
+    """`MaskRCNNObjectDetectorPreprocessor` for the backbone that is KerasHub's, too."""
+
+    backbone_cls = hub.InternImageBackbone
+    image_converter_cls = InternImageObjectDetectorConverter
+
+
+@keras.saving.register_keras_serializable(package=hub.PACKAGE)
+class InternImageObjectDetector(MaskRCNNObjectDetector):
+    """`MaskRCNNObjectDetector` on the backbone that is KerasHub's, too.
+
+    `keras_hub.models.ObjectDetector.from_preset` makes it of a backbone's preset.
+
+    Args:
+        **kwargs: of `MaskRCNNObjectDetector`.
+    """
+
+    backbone_cls = hub.InternImageBackbone
+    preprocessor_cls = InternImageObjectDetectorPreprocessor

@@ -10,35 +10,19 @@ This import also lets `keras.saving.load_model` read a saved task.
 import keras
 import keras_hub
 
+from keras_internimage.models import keras_hub as hub
 from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.models.dense import pyramid
 from keras_internimage.models.network import limit_remat_to_blocks
 from keras_internimage.models.segmentation import arguments
 from keras_internimage.models.segmentation.head import Heads, logits
 
-# ImageNet's, of pixels from 0 to 1.
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
-
 
 @keras.saving.register_keras_serializable(package="keras_internimage")
-class UperNetImageConverter(keras_hub.layers.ImageConverter):
-    """KerasHub's `ImageConverter` with the normalisation of the official models.
-
-    Args:
-        **kwargs: of `keras_hub.layers.ImageConverter`, such as `image_size`.
-    """
+class UperNetImageConverter(hub.OfficialImageConverter):
+    """The `ImageConverter` of `UperNetImageSegmenter`; see `OfficialImageConverter`."""
 
     backbone_cls = InternImageBackbone
-
-    def __init__(self, **kwargs):
-        # Pixels from 0 to 255.
-        normalisation = {
-            "scale": [1 / (255 * deviation) for deviation in _DEVIATION],
-            "offset": [-m / deviation for m, deviation in zip(_MEAN, _DEVIATION, strict=True)],
-            "data_format": "channels_last",
-        }
-        super().__init__(**{**normalisation, **kwargs})
 
 
 @keras.saving.register_keras_serializable(package="keras_internimage")
@@ -112,11 +96,7 @@ class UperNetImageSegmenter(keras_hub.models.ImageSegmenter):
         Raises:
             ValueError: the backbone is no `InternImageBackbone`, and nothing would read the preset.
         """
-        if not isinstance(self.backbone, InternImageBackbone):
-            raise ValueError(
-                "`backbone` must be an InternImageBackbone for a preset; `save` writes a task with "
-                f"any. Received: backbone={self.backbone!r}"
-            )
+        hub.check_preset(self.backbone)
         super().save_to_preset(preset_dir, max_shard_size=max_shard_size)
 
     def get_config(self):
@@ -130,3 +110,32 @@ class UperNetImageSegmenter(keras_hub.models.ImageSegmenter):
             "channels": self.channels,
             "drop_rate": self.drop_rate,
         }
+
+
+@keras.saving.register_keras_serializable(package=hub.PACKAGE)
+class InternImageImageSegmenterConverter(UperNetImageConverter):
+    """`UperNetImageConverter` for the backbone that is KerasHub's, too."""
+
+    backbone_cls = hub.InternImageBackbone
+
+
+@keras.saving.register_keras_serializable(package=hub.PACKAGE)
+class InternImageImageSegmenterPreprocessor(UperNetImageSegmenterPreprocessor):
+    """`UperNetImageSegmenterPreprocessor` for the backbone that is KerasHub's, too."""
+
+    backbone_cls = hub.InternImageBackbone
+    image_converter_cls = InternImageImageSegmenterConverter
+
+
+@keras.saving.register_keras_serializable(package=hub.PACKAGE)
+class InternImageImageSegmenter(UperNetImageSegmenter):
+    """`UperNetImageSegmenter` on the backbone that is KerasHub's, too.
+
+    `keras_hub.models.ImageSegmenter.from_preset` makes it of a backbone's preset.
+
+    Args:
+        **kwargs: of `UperNetImageSegmenter`.
+    """
+
+    backbone_cls = hub.InternImageBackbone
+    preprocessor_cls = InternImageImageSegmenterPreprocessor
