@@ -36,7 +36,7 @@ class TestKerasHubsOwnChecks(TestCase):
         self.run_vision_backbone_test(
             cls=InternImageBackbone,
             init_kwargs=dict(sizes),
-            input_data=IMAGES,
+            input_data=keras.ops.convert_to_tensor(IMAGES),
             expected_output_shape=(2, 1, 1, 8 * width),
             expected_pyramid_output_keys=["P2", "P3", "P4", "P5"],
             expected_pyramid_image_sizes=[(8, 8), (4, 4), (2, 2), (1, 1)],
