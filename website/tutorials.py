@@ -135,7 +135,7 @@ def _shown(text, temporary):
         for number, line in enumerate(lines)
         if not states[number] or not any(states[number + 1 : number + 3])
     ]
-    shown = "\n".join(kept)
+    shown = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).lstrip("\n")
     return shown.replace(temporary + os.sep, "").replace(temporary, ".").rstrip() + "\n"
 
 
