@@ -61,7 +61,8 @@ def on_page_markdown(markdown, page, config, files):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), match[2]))
         place = PAGES.get(target) or tutorials.page_of(target) or target.removeprefix("docs/")
         if place not in known:
-            return "\0"
+            # What is not there either is left for MkDocs to complain about.
+            return "\0" if (ROOT / target).exists() else match[0]
         relative = posixpath.relpath(place, posixpath.dirname(here) or ".")
         return f"{match[1]}{relative}{match[3]}"
 
