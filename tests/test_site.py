@@ -34,7 +34,7 @@ ADDRESSES = {
     "https://unpkg.com/mermaid@11/dist/mermaid.min.js": "loaded for elements of class mermaid",
     "https://api.github.com/repos/${e}/${t}": "asked for where mkdocs.yml has a repo_url",
     "https://api.github.com/users/${e}": "asked for where mkdocs.yml has a repo_url",
-    "https://${e}/api/v4/projects/${encodeURIComponent(t)}": "asked for where it has a repo_url",
+    "https://${e}/api/v4/projects/${encodeURIComponent(t": "asked for where it has a repo_url",
 }
 # The theme's words of other languages; the search loads none for English.
 LANGUAGES = pathlib.PurePath("assets/javascripts/lunr")
