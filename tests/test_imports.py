@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import zipfile
 
 import keras
 import pytest
@@ -144,3 +145,51 @@ print(json.dumps([sorted(names), lazy]))
     assert lazy
     assert len(registered()) > 5
     assert registered() <= set(names)
+
+
+MODULE = """
+import pathlib
+count = pathlib.Path(__file__ + ".count") if ".zip" not in __file__ else None
+if count and not count.exists():
+    count.write_text("1")
+    raise ImportError("not this time")
+"""
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_waits_for_an_import(tmp_path, monkeypatch, zipped):
+    """It is called once, behind the first import that succeeds, whoever asked for it before."""
+    from importlib import util
+
+    from keras_internimage.imports import when_imported
+
+    name, other = f"waited_for_{zipped}".lower(), f"not_waited_for_{zipped}".lower()
+    place = tmp_path / "packages.zip" if zipped else tmp_path
+    if zipped:
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.writestr(f"{name}.py", MODULE)
+            archive.writestr(f"{other}.py", MODULE)
+    else:
+        (tmp_path / f"{name}.py").write_text(MODULE)
+        (tmp_path / f"{other}.py").write_text("")
+    calls = []
+    finders = list(sys.meta_path)
+    when_imported(name, lambda: calls.append(sys.modules[name]))
+    monkeypatch.syspath_prepend(place)
+    assert util.find_spec(name).loader.get_source(name) == MODULE
+    assert util.find_spec("no_such_package") is None
+    importlib.import_module(other)
+    if not zipped:
+        with pytest.raises(ImportError, match="not this time"):
+            importlib.import_module(name)
+    assert not calls
+    module = importlib.import_module(name)
+    assert calls == [module] and sys.meta_path == finders
+    assert type(module.__spec__.loader) is type(sys.modules[other].__spec__.loader)
+    importlib.reload(module)
+    assert calls == [module]
+    when_imported(name, lambda: calls.append("now"))
+    assert calls == [module, "now"] and sys.meta_path == finders
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, other)

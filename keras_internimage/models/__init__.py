@@ -99,9 +99,11 @@ def _register_with_keras_hub():
     try:
         for package in ("", ".segmentation", ".detection"):
             importlib.import_module(f"{__name__}{package}.keras_hub")
-    except (ImportError, AttributeError) as error:  # another version: its own users go on
+    except (ImportError, AttributeError, TypeError) as error:  # its own users go on
         warnings.warn(
-            f"KerasHub does not know InternImage: its version does not fit ({error})", stacklevel=2
+            "KerasHub's `from_preset` will not find InternImage, whose classes could not be made "
+            f"with this version of KerasHub: {type(error).__name__}: {error}",
+            stacklevel=2,
         )
 
 

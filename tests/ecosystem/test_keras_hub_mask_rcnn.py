@@ -61,6 +61,33 @@ def test_task(tmp_path):
         MaskRCNNObjectDetector(task.backbone, 5, bounding_box_format="yx")
 
 
+def test_beside_other_tasks(tmp_path):
+    """KerasHub changes the bases of all tasks, functional or not, when it makes one."""
+    from keras_internimage import preprocess_input
+    from keras_internimage.models import keras_hub as hub
+
+    tasks = [make_task()]
+    backbone = hub.InternImageBackbone(**small_models.SMALL, image_shape=(64, 64, 3))
+    tasks += [hub.InternImageImageClassifier(backbone=backbone, num_classes=3), make_task()]
+    for number, task in enumerate(tasks):
+        found = task.predict(images(), verbose=0)
+        task.save(tmp_path / f"{number}.keras")
+        again = keras.saving.load_model(tmp_path / f"{number}.keras")
+        if number == 1:
+            np.testing.assert_allclose(again.predict(images(), verbose=0), found, atol=1e-5)
+            continue
+        same(again.predict(images(), verbose=0), found)
+        assert {key: (None, *value.shape[1:]) for key, value in found.items()} == {
+            key: value.shape for key, value in task.output.items()
+        }
+        sizes = np.array([[64, 48]])
+        inputs = {"images": preprocess_input(images()), "image_sizes": sizes}
+        task.preprocessor = None
+        found = task.predict(inputs, verbose=0)
+        same(task.detector.predict(inputs, verbose=0), found)
+        assert found["boxes"][..., 2].max() <= 48
+
+
 def test_fit(tmp_path):
     """It learns, and a trained task can be saved and loaded."""
     pixels, boxes, labels, masks = (

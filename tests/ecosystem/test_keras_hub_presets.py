@@ -3,10 +3,11 @@
 import subprocess
 import sys
 
+import drawn_objects
 import keras
 import numpy as np
 import pytest
-from small_models import SMALL
+from small_models import SMALL, TINY
 
 pytest.importorskip("keras_hub")
 pytest.importorskip("tensorflow")
@@ -15,6 +16,7 @@ import keras_hub  # noqa: E402
 from keras_hub.src.tests.test_case import TestCase  # noqa: E402
 
 import keras_internimage  # noqa: E402
+from keras_internimage.models.detection import keras_hub as detection  # noqa: E402
 from keras_internimage.models.keras_hub import (  # noqa: E402
     InternImageBackbone,
     InternImageImageClassifier,
@@ -24,12 +26,49 @@ from keras_internimage.models.keras_hub import (  # noqa: E402
 from keras_internimage.models.segmentation import keras_hub as segmentation  # noqa: E402
 
 SIZES = {**SMALL, "image_shape": (32, 32, 3)}
+TASK = {**TINY, "image_shape": (32, 32, 3)}
 FLASH = {**SIZES, "core_op": "DCNv4", "dcn_output_bias": False, "mlp_fc2_bias": False}
+DETECTOR = {
+    "channels": 8,
+    "units": 16,
+    "max_detections": 6,
+    "score_threshold": 0.01,
+    "proposals": 30,
+    "proposals_per_level": 40,
+}
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
 
 
+def long_but_on_torch(test):
+    """TensorFlow and JAX compile a detector for most of a minute."""
+    return test if keras.config.backend() == "torch" else pytest.mark.slow(test)
+
+
+def segmenter_arguments():
+    converter = segmentation.InternImageImageSegmenterConverter(image_size=(32, 32))
+    return {
+        "backbone": InternImageBackbone(**TASK),
+        "num_classes": 3,
+        "channels": 8,
+        "preprocessor": segmentation.InternImageImageSegmenterPreprocessor(
+            converter, resize_output_mask=True
+        ),
+    }
+
+
+def detector_arguments(image_shape):
+    return {
+        "backbone": InternImageBackbone(**{**TASK, "image_shape": image_shape}),
+        "num_classes": 5,
+        "preprocessor": detection.InternImageObjectDetectorPreprocessor(
+            detection.InternImageObjectDetectorConverter()
+        ),
+        **DETECTOR,
+    }
+
+
 class TestKerasHubsOwnChecks(TestCase):
-    """What KerasHub runs for its models, but for channels first, and types of single layers."""
+    """What KerasHub runs for its models, but for channels first."""
 
     def check_backbone(self, sizes):
         width = sizes["channels"]
@@ -41,7 +80,6 @@ class TestKerasHubsOwnChecks(TestCase):
             expected_pyramid_output_keys=["P2", "P3", "P4", "P5"],
             expected_pyramid_image_sizes=[(8, 8), (4, 4), (2, 2), (1, 1)],
             run_data_format_check=False,
-            run_quantization_check=False,
         )
 
     def test_backbone(self):
@@ -57,7 +95,7 @@ class TestKerasHubsOwnChecks(TestCase):
         self.run_task_test(
             cls=InternImageImageClassifier,
             init_kwargs={
-                "backbone": InternImageBackbone(**SIZES),
+                "backbone": InternImageBackbone(**TASK),
                 "num_classes": 3,
                 "preprocessor": preprocessor,
             },
@@ -78,21 +116,26 @@ class TestKerasHubsOwnChecks(TestCase):
         np.testing.assert_allclose(found, (IMAGES / 255 - mean) / std, atol=1e-5)
 
     def test_segmenter(self):
-        converter = segmentation.InternImageImageSegmenterConverter(image_size=(32, 32))
-        preprocessor = segmentation.InternImageImageSegmenterPreprocessor(
-            converter, resize_output_mask=True
-        )
         masks = np.eye(3, dtype="float32")[np.random.default_rng(0).integers(0, 3, (2, 32, 32))]
         self.run_task_test(
             cls=segmentation.InternImageImageSegmenter,
-            init_kwargs={
-                "backbone": InternImageBackbone(**SIZES),
-                "num_classes": 3,
-                "channels": 8,
-                "preprocessor": preprocessor,
-            },
+            init_kwargs=segmenter_arguments(),
             train_data=(IMAGES, masks),
             expected_output_shape=(2, 32, 32, 3),
+        )
+
+    @long_but_on_torch
+    def test_detector(self):
+        pixels, boxes, labels, masks = (
+            np.stack(part) for part in zip(*map(drawn_objects.image, range(2)), strict=True)
+        )
+        self.run_task_test(
+            cls=detection.InternImageObjectDetector,
+            init_kwargs=detector_arguments(pixels.shape[1:]),
+            train_data=(
+                pixels.astype("float32"),
+                {"boxes": boxes, "labels": labels, "masks": masks},
+            ),
         )
 
 
@@ -104,11 +147,29 @@ def with_values(model):
     return model
 
 
-@pytest.mark.parametrize("first", ["keras_hub", "keras_internimage"])
-def test_presets_in_another_process(tmp_path, first):
-    """Only the two packages are imported there, in both orders."""
-    if first == "keras_hub" and keras.backend.backend() != "torch":
-        pytest.skip("on one backend")
+def run(script, folder):
+    """What a script prints, in another process."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.any_backend
+def test_kerashub_may_be_first(tmp_path):
+    backbone = with_values(InternImageBackbone(**TASK))
+    backbone.save_to_preset(str(tmp_path / "backbone"))
+    script = """
+import keras_hub, keras_internimage
+print(type(keras_hub.models.Backbone.from_preset("backbone")).__name__)
+"""
+    assert run(script, tmp_path)[-1] == "InternImageBackbone"
+
+
+@pytest.mark.any_backend
+def test_presets_in_another_process(tmp_path):
+    """Only the two packages are imported there."""
     backbone = with_values(InternImageBackbone(**FLASH))
     backbone.save_to_preset(str(tmp_path / "backbone"))
     task = with_values(
@@ -121,27 +182,35 @@ def test_presets_in_another_process(tmp_path, first):
         )
     )
     task.save_to_preset(str(tmp_path / "task"))
+    others = {
+        "ImageSegmenter": segmentation.InternImageImageSegmenter(**segmenter_arguments()),
+        "ObjectDetector": detection.InternImageObjectDetector(**detector_arguments((32, 32, 3))),
+    }
+    for name, other in others.items():
+        with_values(other).save_to_preset(str(tmp_path / name))
     np.save(tmp_path / "images.npy", IMAGES)
-    second = {"keras_hub": "keras_internimage", "keras_internimage": "keras_hub"}[first]
-    script = f"""
-import {first}, {second}
+    script = """
+import keras_internimage
+import importlib.util
+assert importlib.util.find_spec("keras_hub") is not None  # as other packages ask
 import keras_hub, numpy as np
 models = keras_hub.models
 backbone = models.Backbone.from_preset("backbone")
 assert isinstance(backbone, models.FeaturePyramidBackbone), type(backbone)
 task = models.ImageClassifier.from_preset("task")
 np.save("scores.npy", task.predict(np.load("images.npy"), verbose=0))
+for name in ("ImageSegmenter", "ObjectDetector"):
+    read = getattr(models, name).from_preset(name)
+    assert read.preprocessor is not None
+    found = read.predict(np.load("images.npy"), verbose=0)
+    np.savez(name, **(found if isinstance(found, dict) else {"scores": found}))
 converter = keras_hub.layers.ImageConverter.from_preset("task")
 new = models.ImageClassifier.from_preset("backbone", num_classes=5, preprocessor=None)
 segmenter = models.ImageSegmenter.from_preset("backbone", num_classes=4, preprocessor=None)
 detector = models.ObjectDetector.from_preset("backbone", num_classes=4, preprocessor=None)
 print(*(type(made).__name__ for made in (backbone, task, converter, new, segmenter, detector)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-6:] == [
+    assert run(script, tmp_path)[-6:] == [
         "InternImageBackbone",
         "InternImageImageClassifier",
         "InternImageImageConverter",
@@ -151,6 +220,13 @@ print(*(type(made).__name__ for made in (backbone, task, converter, new, segment
     ]
     expected = task.predict(IMAGES, verbose=0)
     np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), expected)
+    for name, other in others.items():
+        expected = other.predict(IMAGES, verbose=0)
+        expected = expected if isinstance(expected, dict) else {"scores": expected}
+        with np.load(tmp_path / f"{name}.npz") as found:
+            assert set(found) == set(expected)
+            for key, value in expected.items():
+                np.testing.assert_array_equal(found[key], value)
 
 
 def test_the_plain_backbone_gives_the_same():

@@ -64,6 +64,7 @@ class MaskRCNNObjectDetector(keras_hub.models.ObjectDetector):
         num_classes: number of classes, without the background.
         preprocessor: a `MaskRCNNObjectDetectorPreprocessor`, or None for images that are
             preprocessed already.
+        compile: if False, `compile` must be called before `fit`.
         bounding_box_format: of the boxes, by KerasHub's names, as for `MaskRCNN`.
         dtype: data type or policy of all layers but the backbone's; the backbone's if None.
         **kwargs: further arguments of `MaskRCNN` (`max_detections`, `score_threshold`, ...), and
@@ -85,6 +86,7 @@ class MaskRCNNObjectDetector(keras_hub.models.ObjectDetector):
         dtype=None,
         name: str = "mask_rcnn_object_detector",
         trainable: bool = True,
+        compile: bool = True,
         **kwargs,
     ):
         own = dtype is not None and (
@@ -97,8 +99,16 @@ class MaskRCNNObjectDetector(keras_hub.models.ObjectDetector):
             dtype=dtype if own else getattr(backbone, "dtype_policy", dtype),
             **kwargs,
         )
+        # Functional, as all tasks must be that shall live beside others: KerasHub makes one class
+        # of the bases of all.
+        images = backbone.inputs[0]
+        super().__init__(
+            inputs=images, outputs=detector(images), compile=False, name=name, trainable=trainable
+        )
         # Sizes of images must stay whole numbers, whatever the layers compute in.
-        super().__init__(compile=False, name=name, trainable=trainable, autocast=False)
+        self.autocast = False
+        # The detector's own, which takes a dict with the sizes of images, too.
+        self.input_spec = None
         self.detector = detector
         self.backbone = backbone
         self.preprocessor = preprocessor
@@ -106,8 +116,8 @@ class MaskRCNNObjectDetector(keras_hub.models.ObjectDetector):
         self.bounding_box_format = bounding_box_format
         self.dtype_policy = detector.dtype_policy
         self._own_policy = own
-        self.built = True
-        self.compile()
+        if compile:
+            self.compile()
 
     def call(self, inputs, training=None):
         return self.detector(inputs, training=training)

@@ -123,6 +123,18 @@ class TwoStageDetector(DetectorTraining):
             "num_detections": ops.sum(ops.cast(found, "int32"), axis=1),
         }
 
+    def compute_output_spec(self, inputs, training=None):
+        """Of the detections: how many there are at most is known, as is the size of their masks."""
+        images = inputs["images"] if isinstance(inputs, dict) else inputs
+        shape, side = (images.shape[0], self.max_detections), 2 * MASK_BINS
+        return {
+            "boxes": keras.KerasTensor((*shape, 4), "float32"),
+            "labels": keras.KerasTensor(shape, "int32"),
+            "scores": keras.KerasTensor(shape, "float32"),
+            "masks": keras.KerasTensor((*shape, side, side), "float32"),
+            "num_detections": keras.KerasTensor(shape[:1], "int32"),
+        }
+
     def anchors(self, maps):
         """The anchors of each of the pyramid's maps, a list of `(h w A, 4)`."""
         return [
