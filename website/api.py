@@ -79,7 +79,10 @@ def _place(package, name, value):
 
 
 def _page(title, places):
-    return "\n".join([f"# {title}\n", *(f"::: {place}\n" for place in places)])
+    # On a narrow screen a long title is broken after a point.
+    return "\n".join(
+        [f"# {title.replace('.', '.<wbr>')}\n", *(f"::: {place}\n" for place in places)]
+    )
 
 
 def _source(package):
