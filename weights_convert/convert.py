@@ -11,7 +11,7 @@ from keras_internimage.checkpoints import assign, infer, keras_files
 from keras_internimage.checkpoints.errors import CheckpointError
 from keras_internimage.checkpoints.read import open_checkpoint
 from keras_internimage.files import atomic_write
-from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.layers.initial_values import skip_initialization
 from keras_internimage.variants import VARIANTS, model_name
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -6,7 +6,6 @@ from keras import ops
 from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import (
     CompositeLayer,
-    InitialValues,
     check_image_features,
     convolution_initializer,
     halved,
@@ -19,6 +18,7 @@ from keras_internimage.layers.composite import (
 from keras_internimage.layers.dcnv3 import DCNv3
 from keras_internimage.layers.dcnv4 import DCNv4
 from keras_internimage.layers.drop_path import DropPath
+from keras_internimage.layers.initial_values import InitialValues
 
 # What samples in a block, by the name that the official configuration files have for it.
 OPERATORS = ("DCNv3", "DCNv4")
@@ -37,7 +37,7 @@ class _StridedConvolution(CompositeLayer):
             data_format="channels_last",
             use_bias=use_bias,
             kernel_initializer=InitialValues(initializer),
-            bias_initializer=initializer,
+            bias_initializer=InitialValues(initializer),
             name=name,
             dtype=self.dtype_policy,
         )
@@ -244,7 +244,9 @@ class InternImageBlock(CompositeLayer):
             self.gamma1, self.gamma2 = (
                 self.add_weight(
                     shape=(channels,),
-                    initializer=keras.initializers.Constant(self.layer_scale),
+                    initializer=InitialValues(
+                        keras.initializers.Constant(self.layer_scale), skipped=False
+                    ),
                     name=name,
                 )
                 for name in ("gamma1", "gamma2")

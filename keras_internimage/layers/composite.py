@@ -1,12 +1,10 @@
 """What every layer made of sub-layers shares: their data types, initial values, checks."""
 
-import contextlib
-import contextvars
-
 import keras
 from keras import ops
 
 from keras_internimage.layers import sublayers
+from keras_internimage.layers.initial_values import InitialValues, initial_scale_and_shift
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -42,9 +40,12 @@ class CompositeLayer(keras.layers.Layer):
         """`_run` of several in turn, with nothing but their input kept for the gradient."""
         return sublayers.chain(self, layers, inputs, training)
 
-    def _layer_norm(self, name):
+    def _layer_norm(self, name, epsilon=LAYER_NORM_EPSILON):
         return keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, name=name, dtype=self.dtype_policy
+            epsilon=epsilon,
+            name=name,
+            dtype=self.dtype_policy,
+            **initial_scale_and_shift(),
         )
 
     def _dense(self, units, name, kernel_initializer="glorot_uniform", use_bias=True):
@@ -52,42 +53,10 @@ class CompositeLayer(keras.layers.Layer):
             units,
             use_bias=use_bias,
             kernel_initializer=InitialValues(kernel_initializer),
+            bias_initializer=InitialValues("zeros"),
             name=name,
             dtype=self.dtype_policy,
         )
-
-
-_skip_initialization = contextvars.ContextVar("skip_initialization", default=False)
-
-
-@contextlib.contextmanager
-def skip_initialization(follow=True):
-    """Layers of this package that are built in here get their large variables' values right after.
-
-    They start as zeros then: random numbers of a model with billions of parameters take minutes,
-    and what it takes to draw them more memory than the model.
-    """
-    token = _skip_initialization.set(follow or _skip_initialization.get())
-    try:
-        yield
-    finally:
-        _skip_initialization.reset(token)
-
-
-@registered
-class InitialValues(keras.initializers.Initializer):
-    """The values of another initializer, except where `skip_initialization`."""
-
-    def __init__(self, initializer):
-        self.initializer = keras.initializers.get(initializer)
-
-    def __call__(self, shape, dtype=None, **kwargs):
-        if _skip_initialization.get():
-            return ops.zeros(shape, dtype)
-        return self.initializer(shape, dtype, **kwargs)
-
-    def get_config(self):
-        return {"initializer": keras.initializers.serialize(self.initializer)}
 
 
 def without_remat(layers):

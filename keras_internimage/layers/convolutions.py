@@ -6,12 +6,12 @@ from keras import ops
 from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import (
     CompositeLayer,
-    InitialValues,
     check_image_features,
     registered,
 )
 from keras_internimage.layers.fusion import FusionConvolution
-from keras_internimage.layers.norms import BatchNormalization
+from keras_internimage.layers.initial_values import InitialValues
+from keras_internimage.layers.norms import batch_normalization
 from keras_internimage.layers.resampling import resize_bilinear
 
 
@@ -55,9 +55,7 @@ class NormalizedConvolution(CompositeLayer):
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
-        self.norm = BatchNormalization(
-            axis=-1, momentum=0.9, epsilon=1e-5, name="norm", dtype=self.dtype_policy
-        )
+        self.norm = batch_normalization("norm", self.dtype_policy)
 
     def build(self, input_shape):
         # An initializer for each layer: one would draw the same numbers for all.

@@ -2,7 +2,11 @@
 
 import keras
 
-from keras_internimage.layers.composite import CompositeLayer, check_image_features
+from keras_internimage.layers.composite import (
+    CompositeLayer,
+    check_image_features,
+)
+from keras_internimage.layers.initial_values import InitialValues
 from keras_internimage.ops import dispatch
 from keras_internimage.ops.geometry import DCNv3Geometry, as_pair
 
@@ -95,8 +99,8 @@ class DeformableConvolution(CompositeLayer):
             strides=self.strides,
             padding="same" if self.strides == (1, 1) else "valid",
             data_format="channels_last",
-            depthwise_initializer=initializer,
-            bias_initializer=initializer,
+            depthwise_initializer=InitialValues(initializer),
+            bias_initializer=InitialValues(initializer),
             name=name,
             dtype=self.dtype_policy,
         )

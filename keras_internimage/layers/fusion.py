@@ -5,7 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_internimage.layers import sublayers
-from keras_internimage.layers.composite import InitialValues, check_image_features, registered
+from keras_internimage.layers.composite import check_image_features, registered
+from keras_internimage.layers.initial_values import InitialValues
 from keras_internimage.layers.resampling import bilinear_matrix, resize_bilinear
 
 

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_internimage.layers import sublayers
 from keras_internimage.layers.composite import registered
+from keras_internimage.layers.initial_values import InitialValues, initial_scale_and_shift
 
 
 @registered
@@ -33,3 +34,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         mean = ops.mean(inputs, axis=self._reduction_axes, keepdims=True)
         variance = ops.mean(ops.square(inputs - mean), axis=self._reduction_axes)
         return ops.squeeze(mean, self._reduction_axes), variance
+
+
+def batch_normalization(name, dtype) -> BatchNormalization:
+    """As PyTorch's default: epsilon 1e-5, and 0.9 of the moving values kept."""
+    return BatchNormalization(
+        axis=-1,
+        momentum=0.9,
+        epsilon=1e-5,
+        moving_mean_initializer=InitialValues("zeros"),
+        moving_variance_initializer=InitialValues("ones"),
+        name=name,
+        dtype=dtype,
+        **initial_scale_and_shift(),
+    )

@@ -9,7 +9,8 @@ from keras import KerasTensor
 
 from keras_internimage.checkpoints import load_weights, published, repositories
 from keras_internimage.checkpoints.names.classifier import TABLE
-from keras_internimage.layers.composite import serialized_dtype_policy, skip_initialization
+from keras_internimage.layers.composite import serialized_dtype_policy
+from keras_internimage.layers.initial_values import skip_initialization
 from keras_internimage.models import arguments
 from keras_internimage.models.config import InternImageConfig
 from keras_internimage.models.network import apply_policy, feature_maps, limit_remat_to_blocks

@@ -9,7 +9,7 @@ from keras import KerasTensor
 from keras_internimage.checkpoints import load_weights, published
 from keras_internimage.checkpoints.assign import stored_classes
 from keras_internimage.checkpoints.names.classifier import TABLE
-from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.layers.initial_values import skip_initialization
 from keras_internimage.models import arguments
 from keras_internimage.models.config import InternImageConfig
 from keras_internimage.models.network import (

@@ -10,7 +10,7 @@ from keras import KerasTensor
 
 from keras_internimage.checkpoints import load_weights, published, read
 from keras_internimage.checkpoints.names.classifier import TABLE
-from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.layers.initial_values import skip_initialization
 from keras_internimage.models.arguments import check_weights as check_backbone_weights
 from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.variants import VARIANTS, model_name

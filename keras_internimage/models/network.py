@@ -16,7 +16,8 @@ from keras_internimage.layers.composite import (
     linear_initializer,
     without_remat,
 )
-from keras_internimage.layers.norms import BatchNormalization, LayerNormalization
+from keras_internimage.layers.initial_values import InitialValues, initial_scale_and_shift
+from keras_internimage.layers.norms import LayerNormalization, batch_normalization
 from keras_internimage.models.config import InternImageConfig
 
 # The widths of the head of InternImage-H and -G, the same for both.
@@ -92,7 +93,8 @@ def classifier(
     return keras.layers.Dense(
         classes,
         activation=activation,
-        kernel_initializer=linear_initializer(),
+        kernel_initializer=InitialValues(linear_initializer(), skipped=False),
+        bias_initializer=InitialValues("zeros"),
         name="predictions",
         dtype=dtype,
     )(x)
@@ -116,7 +118,7 @@ def limit_remat_to_blocks(model: keras.Model) -> None:
 
 def _average_head(x, dtype):
     x = _pointwise(int(x.shape[-1] * HEAD_RATIO), x, "head_conv", dtype, use_bias=False)
-    x = BatchNormalization(axis=-1, momentum=0.9, epsilon=1e-5, name="head_norm", dtype=dtype)(x)
+    x = batch_normalization("head_norm", dtype)(x)
     x = keras.layers.Activation("gelu", name="head_gelu", dtype=dtype)(x)
     return keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", name="avg_pool", dtype=dtype
@@ -138,15 +140,17 @@ def _pointwise(filters, x, name, dtype, use_bias=True):
         1,
         data_format="channels_last",
         use_bias=use_bias,
-        kernel_initializer=initializer,
-        bias_initializer=initializer,
+        kernel_initializer=InitialValues(initializer),
+        bias_initializer=InitialValues(initializer),
         name=name,
         dtype=dtype,
     )(x)
 
 
 def _layer_norm(name, dtype):
-    return LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name, dtype=dtype)
+    return LayerNormalization(
+        epsilon=LAYER_NORM_EPSILON, name=name, dtype=dtype, **initial_scale_and_shift()
+    )
 
 
 def _drop_path_rates(rate, blocks):

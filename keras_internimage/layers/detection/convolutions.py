@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_internimage.layers.composite import CompositeLayer, InitialValues
+from keras_internimage.layers.composite import CompositeLayer
+from keras_internimage.layers.initial_values import InitialValues
 
 
 class ConvolutionalLayer(CompositeLayer):
@@ -19,7 +20,8 @@ class ConvolutionalLayer(CompositeLayer):
             padding="same",
             data_format="channels_last",
             use_bias=use_bias,
-            kernel_initializer=initializer if last else InitialValues(initializer),
+            kernel_initializer=InitialValues(initializer, skipped=not last),
+            bias_initializer=InitialValues("zeros"),
             name=name,
             dtype=self._policy(last),
         )
@@ -27,7 +29,8 @@ class ConvolutionalLayer(CompositeLayer):
     def _linear(self, units, name, initializer, last=False):
         return keras.layers.Dense(
             units,
-            kernel_initializer=initializer if last else InitialValues(initializer),
+            kernel_initializer=InitialValues(initializer, skipped=not last),
+            bias_initializer=InitialValues("zeros"),
             name=name,
             dtype=self._policy(last),
         )

@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from keras_internimage.layers import sublayers
-from keras_internimage.layers.composite import InitialValues, registered
+from keras_internimage.layers.composite import registered
 from keras_internimage.layers.detection.convolutions import (
     ConvolutionalLayer,
     kaiming,
     normal,
 )
+from keras_internimage.layers.initial_values import InitialValues
 
 
 @registered
@@ -101,6 +102,7 @@ class MaskHead(ConvolutionalLayer):
             strides=2,
             data_format="channels_last",
             kernel_initializer=InitialValues(kaiming()),
+            bias_initializer=InitialValues("zeros"),
             name="upsample",
             dtype=self.dtype_policy,
         )

@@ -1,6 +1,5 @@
 """The feature pyramid: maps of one width, to each of which the coarser ones are added."""
 
-import keras
 from keras import ops
 
 from keras_internimage.layers.composite import check_image_features, registered
@@ -56,9 +55,7 @@ class FeaturePyramid(ConvolutionalLayer):
                 convolution.build(of)
                 convolutions.append(convolution)
                 if self.norm:
-                    norm = keras.layers.LayerNormalization(
-                        epsilon=_EPSILON, name=f"{name}{k}_norm", dtype=self.dtype_policy
-                    )
+                    norm = self._layer_norm(f"{name}{k}_norm", _EPSILON)
                     norm.build(own)
                     norms.append(norm)
         self.built = True

@@ -8,8 +8,9 @@ from keras import ops
 
 from keras_internimage.checkpoints import load_weights
 from keras_internimage.checkpoints.names.table import RenameTable
-from keras_internimage.layers.composite import serialized_dtype_policy, skip_initialization
+from keras_internimage.layers.composite import serialized_dtype_policy
 from keras_internimage.layers.detection import FeaturePyramid, RegionAlign, RegionProposalHead
+from keras_internimage.layers.initial_values import skip_initialization
 from keras_internimage.models.backbone import InternImageBackbone
 from keras_internimage.models.dense import dense_config, pyramid
 from keras_internimage.models.detection import arguments

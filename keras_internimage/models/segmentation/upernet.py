@@ -6,7 +6,7 @@ import keras
 
 from keras_internimage.checkpoints import load_weights
 from keras_internimage.checkpoints.names.upernet import TABLE
-from keras_internimage.layers.composite import skip_initialization
+from keras_internimage.layers.initial_values import skip_initialization
 from keras_internimage.models.dense import pyramid
 from keras_internimage.models.network import apply_policy, limit_remat_to_blocks
 from keras_internimage.models.segmentation import arguments
