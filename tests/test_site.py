@@ -159,6 +159,7 @@ def test_pages_and_styles_fetch_nothing_from_other_servers(site, pages):
         for place in page.fetched:
             split = urllib.parse.urlsplit(place)
             assert not split.scheme and not split.netloc, f"{path} fetches {place}"
+        assert "search.js" in [place.rpartition("/")[2] for place in page.fetched], path
     sheets = list(site.rglob("*.css"))
     assert sheets and any(path.name == "site.css" for path in sheets)
     for path in sheets:
