@@ -184,6 +184,16 @@ def test_requirements_lie_within_the_ranges():
         assert pinned[name] in specifier, name
 
 
+def test_the_table_of_extras():
+    """docs/install.md has every extra."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    page = (ROOT / "docs" / "install.md").read_text("utf-8")
+    cells = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted(config["options.extras_require"])
+
+
 def test_the_kernels_need_the_pytorch_that_is_stated():
     """The metadata says beside the extra what the kernels' build asks for."""
     from keras_internimage.custom_ops import libraries

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands; only downloads have a stand-in."""
+"""The Python of the README and its pages runs as it stands; only downloads have a stand-in."""
 
 import math
 import pathlib
@@ -18,8 +18,20 @@ from keras_internimage.checkpoints import published
 from keras_internimage.models import VARIANTS
 from keras_internimage.variants import function_name
 
-README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+# Pages whose Python blocks run here, each block alone. Other pages have tests of their own.
+PAGES = ("README.md", "docs/classify.md", "docs/training.md", "docs/kernels.md")
+BLOCKS = [
+    pytest.param(block, f"{page}, Python block {number}", id=f"{page}-{number}")
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL), 1
+    )
+]
+# What marks the blocks whose results are looked at below.
+CHECKED = ("decode_predictions", "flowers-internimage", "model.save", "streets", "segmenter =")
+CHECKED += ("output =",)
 
 
 @pytest.fixture
@@ -65,29 +77,37 @@ def trained(folder):
 
 @pytest.mark.any_backend
 def test_first_block_is_short():
-    lines = [line for line in BLOCKS[0].splitlines() if line]
-    assert len(lines) <= 10
+    first, _ = BLOCKS[0].values
+    assert len([line for line in first.splitlines() if line]) <= 10
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block_runs(number, offline, capsys):
+def test_blocks_are_found_on_every_page():
+    places = [place for _, place in (block.values for block in BLOCKS)]
+    assert {place.partition(",")[0] for place in places} == set(PAGES)
+    for mark in CHECKED:
+        assert any(mark in block.values[0] for block in BLOCKS), mark
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("block, place", BLOCKS)
+def test_block_runs(block, place, offline, capsys):
     names = {}
-    if "flowers-internimage" in BLOCKS[number]:
+    if "flowers-internimage" in block:
         trained(offline / "flowers-internimage")
-    if "streets" in BLOCKS[number]:
+    if "streets" in block:
         masks.folder(offline / "streets", 2)
         layer = keras.layers.Conv2D(2, 1, data_format="channels_last")
         names["model"] = keras.Sequential([keras.Input((None, None, 3)), layer])
-    exec(compile(BLOCKS[number], f"README.md, Python block {number + 1}", "exec"), names)
-    if "decode_predictions" in BLOCKS[number]:
+    exec(compile(block, place, "exec"), names)
+    if "decode_predictions" in block:
         printed = capsys.readouterr().out
         assert len(re.findall(r"^ *\d+\.\d%  class_\d+$", printed, flags=re.MULTILINE)) == 3
-    if "flowers-internimage" in BLOCKS[number]:
+    if "flowers-internimage" in block:
         assert sorted(label for label, _ in names["prediction"]) == ["daisy", "tulip"]
-    if "model.save" in BLOCKS[number]:
+    if "model.save" in block:
         assert keras.saving.load_model("fine_tuned.keras").output_shape == (None, 2)
-    if "streets" in BLOCKS[number]:
+    if "streets" in block:
         assert 0 <= names["model"].get_metrics_result()["mean_iou"] <= 1
     if "segmenter" in names:
         assert names["labels"].shape == (300, 400) and names["segmenter"].classes == 150

@@ -25,6 +25,8 @@ PAGES = {
 }
 # Parts of the navigation that are made here, and what makes their pages.
 SECTIONS = {"COMMANDS": commands, "TUTORIALS": tutorials, "API": api}
+# Pages whose tables take the place of the table of contents.
+WIDE = {"models.md", "evaluation.md"}
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
@@ -54,6 +56,8 @@ def on_page_markdown(markdown, page, config, files):
     What is no page, such as an example or a test, is shown by its path, without a link.
     """
     here = page.file.src_uri
+    if here in WIDE:
+        page.meta["hide"] = ["toc"]
     origin = {place: name for name, place in PAGES.items()}.get(here, posixpath.join("docs", here))
     known = {file.src_uri for file in files}
 

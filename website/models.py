@@ -14,7 +14,7 @@ def page() -> str:
     parts = [
         "# Models\n",
         "The numbers of accuracy are the published ones; [evaluation](evaluation.md) says how they "
-        "are measured, and with which command. Speed: [README](index.md#speed).\n",
+        "are measured, and with which command. [Speed](speed.md) has the measured times.\n",
         "## Architectures\n",
         _table(
             ("model", "function", "operator", "channels", "depths", "groups"),
