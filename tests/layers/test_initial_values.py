@@ -30,7 +30,7 @@ def moments(values):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone uses it")
-@pytest.mark.parametrize("known", KNOWN, ids=str)
+@pytest.mark.parametrize("known", KNOWN, ids=range(len(KNOWN)))
 @pytest.mark.parametrize("shape", LARGE)
 def test_numpy_draws_what_keras_does(known, shape):
     initializer = initializers.get(known)
