@@ -31,8 +31,8 @@ def skip_initialization(follow=True):
 class InitialValues(keras.initializers.Initializer):
     """The values of another initializer, except where `skip_initialization`.
 
-    On JAX they are NumPy's, of the same distribution and a function of the same seed, unless the
-    variables are distributed over devices.
+    On JAX they are NumPy's, of the same distribution and a function of the same seed. Variables so
+    large that Keras has each device make its own part are left to it.
 
     Args:
         initializer: the other one.
@@ -48,10 +48,9 @@ class InitialValues(keras.initializers.Initializer):
         if self.skipped and _skip_initialization.get():
             initializer = keras.initializers.Zeros()
         values = None
-        # Of distributed variables, each device makes its own part.
-        if keras.backend.backend() == "jax" and keras.distribution.distribution() is None:
+        if keras.backend.backend() == "jax" and not kwargs and not _traced():
             values = by_numpy(initializer, shape)
-        if values is None or kwargs:
+        if values is None:
             return initializer(shape, dtype, **kwargs)
         import jax
 
@@ -60,6 +59,12 @@ class InitialValues(keras.initializers.Initializer):
     def get_config(self):
         initializer = keras.initializers.serialize(self.initializer)
         return {"initializer": initializer, "skipped": self.skipped}
+
+
+def _traced():
+    import jax
+
+    return isinstance(jax.device_put(np.float32(0)), jax.core.Tracer)
 
 
 def initial_scale_and_shift():

@@ -82,6 +82,18 @@ def test_types_and_what_is_skipped(dtype):
         assert again.get_config() == kept.get_config() and not again.skipped
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone uses NumPy's")
+def test_what_is_compiled_holds_no_values():
+    """As Keras compiles them for large variables of which each device makes a part."""
+    import jax
+
+    initializer = InitialValues(initializers.RandomNormal(seed=1))
+    program = jax.make_jaxpr(lambda: initializer((64, 64)))()
+    assert not any(np.size(value) > 64 for value in program.consts)
+    found, expected = jax.jit(lambda: initializer((64, 64)))(), initializer.initializer((64, 64))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX compiles them")
 def test_a_model_is_built_without_compiling():
     import jax
