@@ -89,9 +89,8 @@ TUTORIALS = {
     "detect": Tutorial(
         "Train a small Mask R-CNN",
         "--steps 100 --out detector",
-        ("detector/detection.jpg",),
-        note="Here with 100 steps instead of 1500, which take long. What 1500 make of it is in "
-        "[Detection](../detection.md#the-picture).",
+        note="Here with 100 steps instead of 1500, which take long: too few to find shapes with "
+        "confidence. What 1500 make of it is in [Detection](../detection.md#the-picture).",
     ),
     "visualize": Tutorial(
         "See what a model sees",
