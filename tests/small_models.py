@@ -11,6 +11,15 @@ TINY = {"channels": 8, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
 SMALL = {**TINY, "channels": 16}
 # A stage of two blocks: one of them has its neighbour's name but for a number.
 FIVE_BLOCKS = {**SMALL, "depths": (1, 1, 2, 1)}
+# A detector of few and small parts, which detects at most six objects.
+DETECTOR = {
+    "channels": 8,
+    "units": 16,
+    "max_detections": 6,
+    "score_threshold": 0.01,
+    "proposals": 30,
+    "proposals_per_level": 40,
+}
 
 
 def classifier(sizes=SMALL, **arguments):
@@ -48,16 +57,7 @@ def mask_rcnn(sizes=TINY, on=None, **arguments):
     if on is None:
         sizes = {"layer_scale": 1.0, **sizes}
         on = with_offsets(backbone(sizes, image_shape=(None, None, 3)))
-    options = {
-        "classes": 5,
-        "channels": 8,
-        "units": 16,
-        "max_detections": 6,
-        "score_threshold": 0.01,
-        "proposals": 30,
-        "proposals_per_level": 40,
-        **arguments,
-    }
+    options = {"classes": 5, **DETECTOR, **arguments}
     model = MaskRCNN(on, **options)
     return with_large_predictions(model) if options.get("weights") is None else model
 
@@ -95,16 +95,7 @@ def cascade_mask_rcnn(sizes=TINY, on=None, kind=None, seed=4, **arguments):
     from keras_internimage import CascadeMaskRCNN
 
     on = on or backbone({"layer_scale": 1.0, **sizes}, image_shape=(None, None, 3))
-    options = {
-        "classes": 5,
-        "channels": 8,
-        "units": 16,
-        "max_detections": 6,
-        "score_threshold": 0.01,
-        "proposals": 30,
-        "proposals_per_level": 40,
-        **arguments,
-    }
+    options = {"classes": 5, **DETECTOR, **arguments}
     model = (kind or CascadeMaskRCNN)(on, **options)
     if options.get("weights") is None:
         factors = {"rpn_reg": 0.3, "fc_cls": 8, "fc_reg": 1, "conv_logits": 20}

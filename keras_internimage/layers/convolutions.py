@@ -4,11 +4,7 @@ import keras
 from keras import ops
 
 from keras_internimage.layers import sublayers
-from keras_internimage.layers.composite import (
-    CompositeLayer,
-    check_image_features,
-    registered,
-)
+from keras_internimage.layers.composite import CompositeLayer, check_image_features, registered
 from keras_internimage.layers.fusion import FusionConvolution
 from keras_internimage.layers.initial_values import InitialValues
 from keras_internimage.layers.norms import batch_normalization

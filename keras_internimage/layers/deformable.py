@@ -2,10 +2,7 @@
 
 import keras
 
-from keras_internimage.layers.composite import (
-    CompositeLayer,
-    check_image_features,
-)
+from keras_internimage.layers.composite import CompositeLayer, check_image_features
 from keras_internimage.layers.initial_values import InitialValues
 from keras_internimage.ops import dispatch
 from keras_internimage.ops.geometry import DCNv3Geometry, as_pair

@@ -10,15 +10,6 @@ keras_hub = pytest.importorskip("keras_hub")
 
 pytestmark = pytest.mark.any_backend
 
-OPTIONS = {
-    "channels": 8,
-    "units": 16,
-    "max_detections": 6,
-    "score_threshold": 0.01,
-    "proposals": 30,
-    "proposals_per_level": 40,
-}
-
 
 def make_task(backbone=None, **arguments):
     from keras_internimage.models.detection import keras_hub as tasks
@@ -26,7 +17,9 @@ def make_task(backbone=None, **arguments):
     if backbone is None:
         backbone = small_models.backbone(small_models.TINY, image_shape=(None, None, 3))
     preprocessor = tasks.MaskRCNNObjectDetectorPreprocessor(tasks.MaskRCNNImageConverter())
-    task = tasks.MaskRCNNObjectDetector(backbone, 5, preprocessor, **{**OPTIONS, **arguments})
+    task = tasks.MaskRCNNObjectDetector(
+        backbone, 5, preprocessor, **{**small_models.DETECTOR, **arguments}
+    )
     small_models.with_large_predictions(task.detector)
     return task
 

@@ -7,7 +7,7 @@ import drawn_objects
 import keras
 import numpy as np
 import pytest
-from small_models import SMALL, TINY
+from small_models import DETECTOR, SMALL, TINY
 
 pytest.importorskip("keras_hub")
 pytest.importorskip("tensorflow")
@@ -28,14 +28,6 @@ from keras_internimage.models.segmentation import keras_hub as segmentation  # n
 SIZES = {**SMALL, "image_shape": (32, 32, 3)}
 TASK = {**TINY, "image_shape": (32, 32, 3)}
 FLASH = {**SIZES, "core_op": "DCNv4", "dcn_output_bias": False, "mlp_fc2_bias": False}
-DETECTOR = {
-    "channels": 8,
-    "units": 16,
-    "max_detections": 6,
-    "score_threshold": 0.01,
-    "proposals": 30,
-    "proposals_per_level": 40,
-}
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
 
 
