@@ -166,7 +166,10 @@ def core(compiler):
     """The kernels for processors."""
     common = (*compiler.command, *_CORE_FLAGS, "-c")
     x86 = ("-DDCNV3_X86",) if _X86 else ()
-    objects = [((*common, *x86, SOURCES / "core" / "cpu.cc"), "cpu.o")]
+    objects = [
+        ((*common, *x86, SOURCES / "core" / f"{name}.cc"), f"{name}.o")
+        for name in ("cpu", "cpu_convolution")
+    ]
     # A fused product would move what lies at a threshold of suppression.
     exact = (*common, *x86, "-ffp-contract=off", SOURCES / "core" / "cpu_detection.cc")
     objects.append((exact, "cpu_detection.o"))

@@ -50,8 +50,17 @@ class CoreError(ValueError):
     """A status other than success."""
 
 
-def _pointer(array):
+def pointer(array):
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def run(core, name, *arguments):
+    """Calls a function of the interface that returns a status."""
+    function = getattr(core.library, f"dcnv3_{name}")
+    function.restype = Status
+    status = function(*arguments)
+    if status.code:
+        raise CoreError(status.message.decode())
 
 
 class Core:
@@ -109,13 +118,13 @@ class Core:
             (call.batch, call.out_height, call.out_width, call.channels), 113, inputs.dtype
         )
         pixels = call.batch * call.out_height * call.out_width
-        for begin, end in _ranges(pixels, parts):
+        for begin, end in ranges(pixels, parts):
             self._check(
                 self.library.dcnv3_cpu_forward(
                     ctypes.byref(call),
-                    *map(_pointer, (inputs, offset_mask, output)),
-                    ctypes.c_int64(begin),
-                    ctypes.c_int64(end),
+                    *map(pointer, (inputs, offset_mask, output)),
+                    begin,
+                    end,
                 )
             )
         return output
@@ -124,13 +133,13 @@ class Core:
         """The gradients of inputs and of offsets and masks."""
         grads = np.full_like(inputs, 113), np.full_like(offset_mask, 113)
         tasks = self.library.dcnv3_cpu_backward_tasks(ctypes.byref(call))
-        for begin, end in _ranges(tasks, parts):
+        for begin, end in ranges(tasks, parts):
             self._check(
                 self.library.dcnv3_cpu_backward(
                     ctypes.byref(call),
-                    *map(_pointer, (grad_output, inputs, offset_mask, *grads)),
-                    ctypes.c_int64(begin),
-                    ctypes.c_int64(end),
+                    *map(pointer, (grad_output, inputs, offset_mask, *grads)),
+                    begin,
+                    end,
                 )
             )
         return grads
@@ -141,9 +150,11 @@ class Core:
             raise CoreError(status.message.decode())
 
 
-def _ranges(count, parts):
+def ranges(count, parts):
+    """The bounds of `parts` ranges of `count` tasks, the last one first."""
     bounds = [count * part // parts for part in range(parts + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))[::-1]
+    pairs = list(zip(bounds[:-1], bounds[1:], strict=True))[::-1]
+    return [(ctypes.c_int64(begin), ctypes.c_int64(end)) for begin, end in pairs]
 
 
 def joined(offset, mask):

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "convolution.h"
 #include "detection.h"
 
 namespace dcnv3 {
@@ -129,6 +130,28 @@ inline int64_t cost_of_region_task(const dcnv3_regions& call) {
 }
 inline int64_t region_grain(const dcnv3_regions& call) {
   return 1 + 60000 / cost_of_region(call);
+}
+
+/* ---- convolution ------------------------------------------------------------------------------ */
+
+/* Fills `call` and checks it. Returns what is wrong, or nothing. All are shapes. */
+template <class Shape>
+std::string prepare_convolution(dcnv3_convolution* call, const Shape& inputs, const Shape& kernel,
+                                const Shape& bias, bool relu) {
+  const std::string other = check_version();
+  if (!other.empty()) return other;
+  if (inputs.size() != 4 || kernel.size() != 4 || bias.size() != 1 || kernel[0] != 3 ||
+      kernel[1] != 3 || kernel[2] != inputs[3] || bias[0] != kernel[3])
+    return "`inputs` must have the shape (N, H, W, C), `kernel` (3, 3, C, F) and `bias` (F).";
+  *call = dcnv3_convolution{inputs[0], inputs[1], inputs[2], inputs[3], kernel[3], relu};
+  return dcnv3_convolution_prepare(call).message;
+}
+
+/* Roughly, of a task, in processor cycles. */
+inline int64_t cost_of_kernel_task(const dcnv3_convolution& call) { return 100 * call.channels; }
+inline int64_t cost_of_convolution_task(const dcnv3_convolution& call) {
+  return 1 + call.batch * call.height * call.width * call.channels * call.filters / 8 /
+                 (dcnv3_cpu_convolution_tasks(&call) + 1);
 }
 
 /* Of one image's suppression, in cycles. */

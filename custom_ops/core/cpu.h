@@ -3,6 +3,7 @@
 #ifndef KERAS_INTERNIMAGE_DCNV3_CPU_H
 #define KERAS_INTERNIMAGE_DCNV3_CPU_H
 
+#include "convolution.h"
 #include "detection.h"
 
 namespace dcnv3 {
@@ -23,12 +24,22 @@ using RoiAlignBackward = bool (*)(const dcnv3_regions&, const void* grad_output,
                                   const int32_t* levels, void* const* grad_maps, int64_t begin,
                                   int64_t end);
 
+/* The tiles [begin, end), which are numbered image by image. */
+using Convolution = bool (*)(const dcnv3_convolution&, const float* inputs,
+                             const float* transformed, const float* bias, float* output,
+                             int64_t begin, int64_t end);
+using ConvolutionKernel = void (*)(const dcnv3_convolution&, const float* kernel,
+                                   float* transformed, int64_t begin, int64_t end);
+
 struct Kernels {
   const char* isa;
   Forward forward;
   Backward backward;
   RoiAlign roi_align;
   RoiAlignBackward roi_align_backward;
+  Convolution convolution;
+  ConvolutionKernel convolution_kernel;
+  int64_t convolution_filters; /* in a block of the transformed kernel */
 };
 
 #ifdef DCNV3_X86
@@ -43,6 +54,9 @@ namespace generic { extern const Kernels kernels; }
 constexpr int64_t kTaskGroups = 2;
 /* Likewise channels of RoIAlign's. */
 constexpr int64_t kTaskChannels = 32;
+
+/* Pixels along a side of a convolution's tiles, and how many tiles are computed together. */
+constexpr int64_t kTileSize = 4, kMostTiles = 96;
 
 /* Sizes of an image and positions in it must fit into 32 bits with room to spare. */
 constexpr int64_t kMaxSize = int64_t(1) << 28;

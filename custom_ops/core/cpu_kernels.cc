@@ -3,6 +3,7 @@
  * one copy of those, perhaps one that the processor at hand cannot run. */
 #include "cpu.h"
 #include "cpu_backward.h"
+#include "cpu_convolution.h"
 #include "cpu_forward.h"
 #include "cpu_regions.h"
 
@@ -63,7 +64,8 @@ bool run_roi_align_backward(const dcnv3_regions& call, const void* grad_output, 
 }  // namespace
 
 extern const Kernels kernels = {DCNV3_NAME(DCNV3_ISA), run_forward, run_backward,
-                                run_roi_align, run_roi_align_backward};
+                                run_roi_align, run_roi_align_backward,
+                                convolution, convolution_kernel, filtering::kFilters};
 
 }  // namespace DCNV3_ISA
 }  // namespace dcnv3

@@ -25,7 +25,7 @@
 
 /* Raised whenever a struct or a signature changes, here or in detection.h; bindings compare it when
  * they load. */
-#define DCNV3_ABI 2
+#define DCNV3_ABI 3
 
 #if defined(_WIN32)
 #define DCNV3_EXPORT __declspec(dllexport)

@@ -1,5 +1,5 @@
-/* DCNv3, RoIAlign and suppression for XLA's foreign function interface; JAX registers the handlers
- * by their names. */
+/* DCNv3, RoIAlign, suppression and convolutions for XLA's foreign function interface; JAX registers
+ * the handlers by their names. */
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -181,6 +181,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(keras_internimage_dcnv3_backward_cpu, backward_cpu
                                                  .Ret<ffi::AnyBuffer>())
                                   .Attr<bool>("deterministic"));
 
+#include "convolution_jax.h"
 #include "detection_jax.h"
 
 #ifdef DCNV3_CUDA

@@ -1,5 +1,6 @@
-/* DCNv3, RoIAlign and suppression as TensorFlow operations, loaded with tf.load_op_library. Gradients
- * are registered in Python. There is no XLA kernel: what is compiled by XLA takes the portable implementation. */
+/* DCNv3, RoIAlign, suppression and convolutions as TensorFlow operations, loaded with
+ * tf.load_op_library. Gradients are registered in Python. There is no XLA kernel: what is compiled by
+ * XLA takes the portable implementation. */
 #ifdef DCNV3_CUDA
 #define EIGEN_USE_GPU
 #endif
@@ -268,6 +269,7 @@ class BackwardCuda final : public Backward {
 }  // namespace
 
 #include "detection_tensorflow.h"
+#include "convolution_tensorflow.h"
 
 /* TensorFlow's attributes are single precision: offset_scale is a list of parts to add up. */
 #define DCNV3_ATTRIBUTES                             \

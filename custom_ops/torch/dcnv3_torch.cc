@@ -1,4 +1,4 @@
-/* DCNv3, RoIAlign and suppression as operators of PyTorch, through LibTorch's stable interface: one
+/* DCNv3, RoIAlign, suppression and convolutions as operators of PyTorch, through LibTorch's stable interface: one
  * library serves every PyTorch from 2.10 on. Shapes for tracing and the gradients' registration are
  * in Python. */
 #include <torch/csrc/stable/accelerator.h>
@@ -177,6 +177,7 @@ std::tuple<Tensor, Tensor> backward_cuda(Tensor grad_output, Tensor inputs, Tens
 
 }  // namespace
 
+#include "convolution_torch.h"
 #include "detection_torch.h"
 
 #define DCNV3_ARGUMENTS                                                                      \
@@ -187,12 +188,14 @@ STABLE_TORCH_LIBRARY(keras_internimage, m) {
   m.def("dcnv3(" DCNV3_ARGUMENTS ") -> Tensor");
   m.def("dcnv3_backward(Tensor grad_output, " DCNV3_ARGUMENTS
         ", bool deterministic) -> (Tensor, Tensor)");
+  m.def("convolution(Tensor inputs, Tensor kernel, Tensor bias, bool relu) -> Tensor");
   DCNV3_DEFINE_DETECTION(m);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(keras_internimage, CPU, m) {
   m.impl("dcnv3", TORCH_BOX(&forward_cpu));
   m.impl("dcnv3_backward", TORCH_BOX(&backward_cpu));
+  m.impl("convolution", TORCH_BOX(&convolution_cpu));
   DCNV3_IMPLEMENT_DETECTION(m);
 }
 

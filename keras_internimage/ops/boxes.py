@@ -156,7 +156,7 @@ def nms(boxes, scores, classes, threshold: float, count: int, implementation: st
 
         return program_torch.nms(boxes, scores, classes, threshold, count)
     boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)
-    kernels = dispatch.detection_kernels("nms", boxes, implementation)
+    kernels = dispatch.native_kernels("nms", boxes, implementation)
     if kernels is not None and _of_kernels(boxes, scores):
         return kernels.nms(boxes, scores, ops.cast(classes, "int32"), threshold, count)
     number = ops.shape(boxes)[1]

@@ -21,7 +21,7 @@ from keras_internimage.ops.native import Native, run_joined, tell_slow_gpu
 class Request:
     """What an implementation needs to know of a call in order to say whether it can run it.
 
-    `operator` is "dcnv3", "roi_align" or "nms"; geometry and activation are of the first alone.
+    `operator` is "dcnv3" or as in `native_kernels`; geometry and activation are of the first alone.
     `input_shape` is `(N, H, W, C)`; a size is None where it is not known while tracing. `device` is
     "cpu", "cuda", "tpu" or another type of device, None where nothing is known of it;
     `device_index` tells which of that type, None where that is not known. `named` says that the
@@ -194,11 +194,11 @@ def select(request, implementation=None):
     return chosen
 
 
-def detection_kernels(operator, tensor, implementation=None):
-    """The module with the native `roi_align` and `nms`, None where the portable ones have to run.
+def native_kernels(operator, tensor, implementation=None):
+    """The module with a native operator other than DCNv3, None where the portable one has to run.
 
     Args:
-        operator: which of them.
+        operator: "roi_align", "nms" or "convolution".
         tensor: one that they compute with, which tells device and type.
         implementation: None for the kernels where they can run, "native" or "portable".
 
@@ -229,7 +229,7 @@ def detection_kernels(operator, tensor, implementation=None):
     else:
         reason = native.why_not(request)
         if reason is None:
-            return native.of_detection()
+            return native.module_of(operator)
     if implementation == "native":
         raise RuntimeError(f"The 'native' implementation of {operator} cannot run: {reason}")
     return None

@@ -85,7 +85,7 @@ def roi_align(
         from keras_internimage.ops import onnx_operators
 
         return onnx_operators.roi_align(maps, boxes, strides, levels, output_size)
-    kernels = dispatch.detection_kernels("roi_align", maps[0], implementation)
+    kernels = dispatch.native_kernels("roi_align", maps[0], implementation)
     if kernels is not None and len(maps) <= _MOST_MAPS:
         maps = [ops.cast(x, dtype) for x in maps]
         return kernels.roi_align(maps, boxes, ops.cast(levels, "int32"), strides, output_size)

@@ -5,7 +5,7 @@ import ctypes
 import detection_oracle
 import numpy as np
 import pytest
-from native_core import DTYPES, CoreError, Regions, Status
+from native_core import DTYPES, CoreError, Regions, pointer, ranges, run
 
 pytestmark = pytest.mark.any_backend
 
@@ -30,27 +30,8 @@ def regions(maps, boxes, bins=BINS, **changes):
     return call
 
 
-def run(core, name, *arguments):
-    function = getattr(core.library, f"dcnv3_{name}")
-    function.restype = Status
-    status = function(*arguments)
-    if status.code:
-        raise CoreError(status.message.decode())
-
-
-def pointer(array):
-    return ctypes.c_void_p(array.ctypes.data)
-
-
 def pointers(arrays):
     return (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
-
-
-def ranges(count, parts):
-    """The last part first."""
-    bounds = [count * part // parts for part in range(parts + 1)]
-    pairs = list(zip(bounds[:-1], bounds[1:], strict=True))[::-1]
-    return [(ctypes.c_int64(begin), ctypes.c_int64(end)) for begin, end in pairs]
 
 
 def align(core, maps, boxes, levels, parts=1):

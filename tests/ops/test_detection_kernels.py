@@ -42,14 +42,14 @@ def as_tensors(*arrays):
 
 def test_they_are_chosen_where_they_can_run(monkeypatch):
     x = ops.zeros((1, 2, 2, 1))
-    assert dispatch.detection_kernels("roi_align", x) is not None
-    assert dispatch.detection_kernels("nms", x, "native") is not None
-    assert dispatch.detection_kernels("nms", x, "portable") is None
+    assert dispatch.native_kernels("roi_align", x) is not None
+    assert dispatch.native_kernels("nms", x, "native") is not None
+    assert dispatch.native_kernels("nms", x, "portable") is None
     with portable_ops():
-        assert dispatch.detection_kernels("roi_align", x) is None
+        assert dispatch.native_kernels("roi_align", x) is None
     monkeypatch.setenv(native.VARIABLE, "off")
     with pytest.raises(RuntimeError, match="nms cannot run: switched off"):
-        dispatch.detection_kernels("nms", x, "native")
+        dispatch.native_kernels("nms", x, "native")
 
 
 def test_gpus_run_roi_align_where_they_run_dcnv3(monkeypatch):
@@ -58,16 +58,16 @@ def test_gpus_run_roi_align_where_they_run_dcnv3(monkeypatch):
     monkeypatch.setattr(dispatch, "device_of", lambda tensor: "cuda")
     monkeypatch.setattr(native._binding, "why_not_cuda", lambda index=None: reasons.get("gpu"))
     x = ops.zeros((1, 2, 2, 1))
-    assert dispatch.detection_kernels("roi_align", x, "native") is native.Native().of_detection()
-    assert dispatch.detection_kernels("nms", x) is None
+    assert dispatch.native_kernels("roi_align", x, "native") is native.Native().module_of("nms")
+    assert dispatch.native_kernels("nms", x) is None
     with pytest.raises(RuntimeError, match="nms cannot run: .* suppression is portable on GPUs"):
-        dispatch.detection_kernels("nms", x, "native")
+        dispatch.native_kernels("nms", x, "native")
     request = dispatch.Request(BACKEND, dtype="float64", device="cuda", operator="roi_align")
     assert "float32, float16 and bfloat16" in native.Native().why_not(request)
     reasons["gpu"] = "too old"
-    assert dispatch.detection_kernels("roi_align", x) is None
+    assert dispatch.native_kernels("roi_align", x) is None
     with pytest.raises(RuntimeError, match="roi_align cannot run: too old"):
-        dispatch.detection_kernels("roi_align", x, "native")
+        dispatch.native_kernels("roi_align", x, "native")
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])

@@ -116,7 +116,7 @@ class MaskHead(ConvolutionalLayer):
         rois, bins = ops.shape(inputs)[1], inputs.shape[2]
         x = ops.reshape(inputs, (-1, *inputs.shape[2:]))
         for convolution in self.convolutions:
-            x = sublayers.relu(self._run(convolution, x))
+            x = sublayers.convolution_and_relu(self, convolution, x)
         # In mixed precision the last layer casts by itself.
         if labels is not None and self.predictions.compute_dtype == self.compute_dtype:
             own = self._own_masks(x, ops.reshape(labels, (-1,)))

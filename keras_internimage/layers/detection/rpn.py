@@ -44,7 +44,7 @@ class RegionProposalHead(ConvolutionalLayer):
         logits, deltas = [], []
         for x in inputs:
             count = ops.shape(x)[1] * ops.shape(x)[2] * self.anchors
-            y = sublayers.relu(self._run(self.conv, x))
+            y = sublayers.convolution_and_relu(self, self.conv, x)
             logits.append(ops.reshape(self._run(self.objectness, y), (-1, count)))
             deltas.append(ops.reshape(self._run(self.deltas, y), (-1, count, 4)))
         return logits, deltas

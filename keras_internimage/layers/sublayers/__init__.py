@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import keras
 
+from keras_internimage.ops import convolution as native
+
 # How sub-layers run while they are rematerialised: by `call`, or, in mixed precision, by
 # `__call__`. Keras' scope that casts variables is over by then: each sub-layer opens its own.
 BY_CALL, BY_LAYER_CALL = "call", "__call__"
@@ -36,6 +38,10 @@ def _runs_by_layer_call(owner, layer):
 
 def fast_path(kind: type, layer: keras.layers.Layer, inputs):
     """The outputs of `layer` by the fast path of layers of type `kind`, None without one."""
+    if kind is keras.layers.Conv2D and _is_plain(layer):
+        outputs = native.convolution(inputs, *_weights(layer))
+        if outputs is not None:
+            return outputs
     fast = _backend.FAST.get(kind)
     return None if fast is None else fast(layer, inputs)
 
@@ -97,7 +103,8 @@ def relu(own):
 
 def convolve(inputs, kernel):
     """A convolution `(N, H, W, C)` of stride 1 with zeros around."""
-    return _fast("convolve", _convolve, inputs, kernel)
+    outputs = native.convolution(inputs, kernel)
+    return _fast("convolve", _convolve, inputs, kernel) if outputs is None else outputs
 
 
 def _convolve(inputs, kernel):
@@ -109,15 +116,58 @@ def _fast(name, slow, *arguments):
     return slow(*arguments) if outputs is None else outputs
 
 
+def convolution_and_relu(owner, convolution, inputs):
+    """`relu(convolution(inputs))` with a sub-layer of `owner`."""
+    if _is_plain(convolution) and not _runs_by_layer_call(owner, convolution):
+        outputs = native.convolution(inputs, *_weights(convolution), relu=True)
+        if outputs is not None:
+            return outputs
+    return relu(run(owner, convolution, inputs))
+
+
+def _is_plain(convolution):
+    """Whether it is a convolution of stride 1 with zeros around, and nothing else."""
+    return (
+        isinstance(convolution, keras.layers.Conv2D)
+        and (convolution.strides, convolution.dilation_rate) == ((1, 1), (1, 1))
+        and (convolution.padding, convolution.groups) == ("same", 1)
+        and convolution.data_format == "channels_last"
+        and convolution.activation is keras.activations.linear
+    )
+
+
+def _weights(convolution):
+    kernel, bias = convolution.kernel, convolution.bias
+    tensors = [keras.ops.convert_to_tensor(v) for v in (kernel, bias) if v is not None]
+    return tensors if bias is not None else [*tensors, None]
+
+
 def normalized_convolution(owner, convolution, norm, inputs, training, mask=None):
-    """`relu(norm(convolution(inputs)))` with sub-layers of `owner`; `mask` is the norm's."""
+    """`relu(norm(convolution(inputs)))` with sub-layers of `owner`; `mask` is the norm's.
+
+    In inference the normalisation is part of the convolution where that is faster:
+    `(k * x - mean) g / s + b = (k g / s) * x + (b - mean g / s)`.
+    """
     if not training and not _runs_by_layer_call(owner, convolution):
         fast = getattr(_backend, "normalized_convolution", None)
-        outputs = None if fast is None else fast(convolution, norm, inputs)
+        outputs = _folded(convolution, norm, inputs)
+        if outputs is None and fast is not None:
+            outputs = fast(convolution, norm, inputs)
         if outputs is not None:
             return outputs
     x = run(owner, norm, run(owner, convolution, inputs), training=training, mask=mask)
     return keras.ops.relu(x)
+
+
+def _folded(convolution, norm, inputs):
+    if not _is_plain(convolution):
+        return None
+    kernel, _ = _weights(convolution)
+    if not native.runs(inputs, kernel):
+        return None
+    scale = norm.gamma * keras.ops.rsqrt(norm.moving_variance + norm.epsilon)
+    shift = norm.beta - norm.moving_mean * scale
+    return native.convolution(inputs, kernel * scale, shift, relu=True)
 
 
 def _dense_and_gelu(owner, layer, inputs):

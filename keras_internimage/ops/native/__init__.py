@@ -1,4 +1,4 @@
-"""The native kernels, of DCNv3, RoIAlign and suppression: found or built once.
+"""The native kernels, of DCNv3, RoIAlign, suppression and convolutions: found or built once.
 
 Each backend has a binding.
 
@@ -50,9 +50,9 @@ class Native:
     def run(self, inputs, offset, mask, geometry, mask_activation):
         return run_joined(_binding.call, inputs, offset, mask, geometry, mask_activation)
 
-    def of_detection(self):
-        """The functions `roi_align` and `nms` of the kernels; `why_not` must be None."""
-        return _binding.detection
+    def module_of(self, operator):
+        """The module with a function of the operator's name; `why_not` must be None."""
+        return _binding.convolution if operator == "convolution" else _binding.detection
 
 
 def run_joined(call, inputs, offset, mask, geometry, mask_activation):

@@ -20,7 +20,7 @@ def register():
 def why_not():
     """None, or why the operators cannot be called here."""
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return "torch.func transforms the call, for which RoIAlign and suppression have no rule"
+        return "torch.func transforms the call, for which this operator has no rule"
     return None
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from keras_internimage.ops import portable
+from keras_internimage.ops.native import convolution_jax as convolution
 from keras_internimage.ops.native import cuda
 from keras_internimage.ops.native import detection_jax as detection
 from keras_internimage.ops.partitioning_jax import batch_parallel, differentiable
@@ -30,7 +31,7 @@ def load(path):
     jax.default_backend()
     library = ctypes.CDLL(str(path))
     for platform in ("cpu", "cuda"):
-        for name in (_NAME, f"{_NAME}_backward", *detection.NAMES):
+        for name in (_NAME, f"{_NAME}_backward", *detection.NAMES, *convolution.NAMES):
             handler = getattr(library, f"{name}_{platform}", None)
             if handler is not None:
                 target = jax.ffi.pycapsule(handler)

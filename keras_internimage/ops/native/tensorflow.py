@@ -12,6 +12,7 @@ from tensorflow.python.framework import config, kernels
 
 from keras_internimage.ops import portable
 from keras_internimage.ops.geometry import DCNv3Geometry
+from keras_internimage.ops.native import convolution_tensorflow as convolution
 from keras_internimage.ops.native import cuda
 from keras_internimage.ops.native import detection_tensorflow as detection
 from keras_internimage.ops.portable.tensorflow import device_type, in_xla
@@ -36,6 +37,7 @@ def load(path):
     tf.RegisterGradient("KerasInternimageDcnv3")(_gradient)
     tf.RegisterGradient("KerasInternimageDcnv3Backward")(_gradient_of_gradient)
     detection.register(operations)
+    convolution.register(operations)
 
 
 def why_not(request):

@@ -9,6 +9,7 @@ import functools
 import keras
 import torch
 
+from keras_internimage.ops.native import convolution_torch as convolution
 from keras_internimage.ops.native import cuda
 from keras_internimage.ops.native import detection_torch as detection
 from keras_internimage.ops.operator_torch import NAMESPACE, Operator
@@ -23,6 +24,7 @@ def load(path):
         cuda.load(path)
     call.register()
     detection.register()
+    convolution.register()
 
 
 def why_not(request):
