@@ -11,6 +11,7 @@ from gradients import value_and_grads
 
 from keras_internimage.layers import NormalizedConvolution, TopDownConvolution, sublayers
 from keras_internimage.layers.composite import CompositeLayer
+from keras_internimage.ops import native
 
 # Half a unit in the last place, relative; the sums are computed in float32.
 ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
@@ -91,12 +92,12 @@ def test_gelu(features):
     assert (np.abs(computed(outputs) - expected) <= bound).all()
 
 
-def normalized(shape, dtype="float32", **arguments):
-    layer = NormalizedConvolution(6, dtype=dtype, **arguments)
+def normalized(shape, dtype="float32", filters=6, **arguments):
+    layer = NormalizedConvolution(filters, dtype=dtype, **arguments)
     layer.build(shape)
     for k, variable in enumerate((layer.norm.gamma, layer.norm.beta, layer.norm.moving_mean)):
-        variable.assign(np.linspace(-1, 1 + k, 6))
-    layer.norm.moving_variance.assign(np.linspace(0.1, 2, 6))
+        variable.assign(np.linspace(-1, 1 + k, filters))
+    layer.norm.moving_variance.assign(np.linspace(0.1, 2, filters))
     return layer
 
 
@@ -141,6 +142,73 @@ def test_normalized_fusion_in_inference():
     with without_gradient():
         outputs = computed(layer([keras.ops.convert_to_tensor(x) for x in maps], training=False))
     np.testing.assert_allclose(outputs, reference_norm(expected, layer.norm), atol=2e-5)
+
+
+@pytest.fixture
+def by_kernels(monkeypatch):
+    """Whether each convolution that the kernels computed has a ReLU; skips without them."""
+    reason = native.Native().why_not()
+    if reason is not None:
+        pytest.skip(f"the kernels do not run here: {reason}")
+    found, own = [], sublayers.native.convolution
+
+    def spy(inputs, kernel, bias=None, relu=False):
+        outputs = own(inputs, kernel, bias, relu)
+        if outputs is not None:
+            found.append(relu)
+        return outputs
+
+    monkeypatch.setattr(sublayers.native, "convolution", spy)
+    return found
+
+
+def test_large_normalized_convolution(by_kernels):
+    """In inference the norm and ReLU are part of it, while training they are not."""
+    x = rounded("float32", 1, 29, 30, 64)
+    layer = normalized((None, None, None, 64), filters=70)
+    convolved = reference_convolution(x.astype("float64"), computed(layer.conv.kernel))
+    outputs = computed(layer(keras.ops.convert_to_tensor(x), training=False))
+    np.testing.assert_allclose(outputs, reference_norm(convolved, layer.norm), atol=2e-5)
+    mean, variance = convolved.mean((0, 1, 2)), convolved.var((0, 1, 2))
+    gamma, beta = computed(layer.norm.gamma), computed(layer.norm.beta)
+    normal = (convolved - mean) / np.sqrt(variance + layer.norm.epsilon)
+    outputs = computed(layer(keras.ops.convert_to_tensor(x), training=True))
+    np.testing.assert_allclose(outputs, np.maximum(normal * gamma + beta, 0), atol=2e-5)
+    assert by_kernels == [True, False]
+
+
+def test_large_convolutions_of_sublayers(by_kernels):
+    """Plain ones, with ReLU, of a fusion's first map; others are the backend's."""
+    x = rounded("float32", 1, 29, 30, 64)
+    tensor = keras.ops.convert_to_tensor(x)
+    owner = Features()
+
+    def convolution(**options):
+        options = {"kernel_size": 3, "padding": "same", "filters": 70, **options}
+        layer = keras.layers.Conv2D(**options, bias_initializer="normal")
+        layer.build(x.shape)
+        return layer
+
+    layer = convolution()
+    expected = reference_convolution(x, computed(layer.kernel)) + computed(layer.bias)
+    np.testing.assert_allclose(computed(sublayers.run(owner, layer, tensor)), expected, atol=2e-5)
+    outputs = computed(sublayers.convolution_and_relu(owner, layer, tensor))
+    np.testing.assert_allclose(outputs, np.maximum(expected, 0), atol=2e-5)
+    assert by_kernels == [False, True]
+    fusion = normalized([(None, 29, 30, 64), (None, 15, 15, 4)], filters=70).conv
+    fusion([tensor, keras.ops.zeros((1, 15, 15, 4))])
+    assert by_kernels == [False, True, False]
+    for options in (
+        {"strides": 2},
+        {"dilation_rate": 2},
+        {"groups": 2},
+        {"padding": "valid"},
+        {"activation": "tanh"},
+        {"kernel_size": 1},
+    ):
+        sublayers.convolution_and_relu(owner, convolution(**options), tensor)
+        sublayers.run(owner, convolution(**options), tensor)
+    assert len(by_kernels) == 3
 
 
 @pytest.mark.parametrize("training", [True, False])

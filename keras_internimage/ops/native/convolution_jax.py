@@ -23,9 +23,7 @@ def _plain(inputs, kernel, bias, relu):
 
 def _sum(inputs, kernel):
     layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        inputs, kernel, (1, 1), "SAME", dimension_numbers=layout
-    )
+    return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "SAME", dimension_numbers=layout)
 
 
 @functools.cache
