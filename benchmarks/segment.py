@@ -107,7 +107,7 @@ class Side(interleaved.Contender):
 
             call = tf.function(lambda x: model(x, training=False), autograph=False)
             images = tf.constant(x)
-            return lambda: call(images).numpy()
+            return lambda: call(images)  # which has ended then, on a processor
         import jax
 
         values = [
