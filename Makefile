@@ -122,7 +122,7 @@ sanitize: $(INSTALLED_FOR_TESTS)
 	  $(PY) -c "from keras_internimage.custom_ops import build; print(build.core_library())"; \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	  $(PY) -m pytest tests/custom_ops/test_core.py -q -s -p no:cacheprovider -p no:xdist
+	  $(PY) -m pytest tests/custom_ops/test_core*.py -q -s -p no:cacheprovider -p no:xdist
 
 docs: $(VENV)/.stamp-docs $(VENV)/.stamp-torch $(VENV)/.stamp-package
 	@KERAS_BACKEND=torch NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
