@@ -78,7 +78,7 @@ def test_definition(core, sizes):
     assert (found == 0).any() and not np.signbit(found).any()
 
 
-def test_rounding_is_about_that_of_the_plain_sum(core):
+def test_rounding_is_of_the_size_of_the_plain_sums(core):
     """With the points of the usual algorithm, 1 and 2, it would be several times that."""
     x, kernel, bias = case(1, 24, 24, 256, 64)
     expected = plain(x, kernel, bias)
