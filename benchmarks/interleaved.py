@@ -151,6 +151,29 @@ def measure(workers, rounds, seconds):
     return {label: np.array(values) for label, values in durations.items()}
 
 
+def differences(results, base, tolerance, what):
+    """Dict of label to the largest difference from `results[base]`, over its largest number.
+
+    Args:
+        results: dict of label to array.
+        base: label of the one that the others are compared with.
+        tolerance: what a difference may be; RuntimeError if one is larger.
+        what: name of the results in the message.
+    """
+    expected = results[base]
+    found = {
+        label: float(np.abs(array - expected).max() / np.abs(expected).max())
+        for label, array in results.items()
+        if label != base
+    }
+    if not all(difference <= tolerance for difference in found.values()):
+        raise RuntimeError(
+            f"{what} must differ from those of {base} by no more than {tolerance} of the largest. "
+            f"Received: {found}"
+        )
+    return found
+
+
 def speed_up(base, durations):
     """How many times faster than `base`: the median over the rounds."""
     return float(np.median(base / durations))

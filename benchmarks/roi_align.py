@@ -87,14 +87,6 @@ class Side(interleaved.Contender):
         return torch.inference_mode()(lambda: align(x, boxes))
 
 
-def check(results):
-    expected = results["torchvision"]
-    for label, found in results.items():
-        error = float(abs(found - expected).max() / abs(expected).max())
-        if not error <= TOLERANCE:
-            raise RuntimeError(f"{label} must give torchvision's numbers. Received: error={error}")
-
-
 def main():
     if sys.argv[1:2] == ["--worker"]:
         return interleaved.serve(Side(json.loads(sys.argv[2])))
@@ -117,7 +109,7 @@ def main():
                     )
                     for number, (label, worker) in enumerate(workers.items())
                 }
-                check(results)
+                interleaved.differences(results, "torchvision", TOLERANCE, "Features")
                 durations = interleaved.measure(workers, options.rounds, TURN)
                 interleaved.print_head(
                     f"{regions} boxes, {bins} x {bins} bins, {options.threads} thread(s):",

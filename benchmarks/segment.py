@@ -137,17 +137,7 @@ def check_logits(workers):
     for number, (label, worker) in enumerate(workers.items()):
         worker.ask("prepare")
         found[label] = np.load(worker.ask("logits", label=f"logits{number}"))
-    expected = found.pop("official")
-    differences = {
-        label: float(np.abs(y - expected).max() / np.abs(expected).max())
-        for label, y in found.items()
-    }
-    if not max(differences.values()) <= TOLERANCE:
-        raise RuntimeError(
-            f"Logits must differ from the official ones by no more than {TOLERANCE}. "
-            f"Received: {differences}"
-        )
-    return differences
+    return interleaved.differences(found, "official", TOLERANCE, "Logits")
 
 
 def print_times(sides, options):

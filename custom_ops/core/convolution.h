@@ -5,7 +5,7 @@
  *   bias      (F)
  *   output    (N, H, W, F): stride 1, zeros around; with `relu`, what is negative becomes zero
  *
- * Rounding errors are within three times the plain sum's. Numbers do not depend on how the work is
+ * Rounding errors are one to four times the plain sum's. Numbers do not depend on how the work is
  * split, on the number of threads, or on the other images of a batch, to the last bit.
  */
 #ifndef KERAS_INTERNIMAGE_CONVOLUTION_H

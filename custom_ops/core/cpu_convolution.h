@@ -7,7 +7,7 @@
  *
  * takes 36 products for each pair of a channel and a filter instead of 144. They are 36 matrix
  * products of (tiles, channels) and (channels, filters). With a = 1 / sqrt(2) and b = sqrt(2),
- * whose product is 1, all numbers are of one size: rounding errors are within three times those of
+ * whose product is 1, all numbers are of one size: rounding errors are one to four times those of
  * the plain sum, and the usual points 1 and 2 give several times as much.
  *
  * Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. */

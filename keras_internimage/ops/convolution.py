@@ -21,7 +21,7 @@ def convolution(inputs, kernel, bias=None, relu: bool = False):
     ```
 
     Each tile of 4 x 4 pixels takes 36 products for a channel and a filter instead of 144. Rounding
-    errors are within three times the plain sum's. Gradients are the backend's, by the plain sum.
+    errors are one to four times the plain sum's. Gradients are the backend's, by the plain sum.
 
     Args:
         inputs: `(N, H, W, C)`.

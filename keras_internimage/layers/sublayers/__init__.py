@@ -145,14 +145,13 @@ def _weights(convolution):
 def normalized_convolution(owner, convolution, norm, inputs, training, mask=None):
     """`relu(norm(convolution(inputs)))` with sub-layers of `owner`; `mask` is the norm's.
 
+    The convolution has no bias.
+
     In inference the normalisation is part of the convolution where that is faster:
     `(k * x - mean) g / s + b = (k g / s) * x + (b - mean g / s)`.
     """
     if not training and not _runs_by_layer_call(owner, convolution):
-        fast = getattr(_backend, "normalized_convolution", None)
         outputs = _folded(convolution, norm, inputs)
-        if outputs is None and fast is not None:
-            outputs = fast(convolution, norm, inputs)
         if outputs is not None:
             return outputs
     x = run(owner, norm, run(owner, convolution, inputs), training=training, mask=mask)
@@ -160,14 +159,20 @@ def normalized_convolution(owner, convolution, norm, inputs, training, mask=None
 
 
 def _folded(convolution, norm, inputs):
-    if not _is_plain(convolution):
+    if _is_plain(convolution):
+        kernel, _ = _weights(convolution)
+        if native.runs(inputs, kernel):
+            scale, shift = _scale_and_shift(norm)
+            return native.convolution(inputs, kernel * scale, shift, relu=True)
+    folds = getattr(_backend, "folds", lambda *_: False)
+    if not folds(convolution, norm, inputs):
         return None
-    kernel, _ = _weights(convolution)
-    if not native.runs(inputs, kernel):
-        return None
+    return _backend.folded(convolution, *_scale_and_shift(norm), inputs)
+
+
+def _scale_and_shift(norm):
     scale = norm.gamma * keras.ops.rsqrt(norm.moving_variance + norm.epsilon)
-    shift = norm.beta - norm.moving_mean * scale
-    return native.convolution(inputs, kernel * scale, shift, relu=True)
+    return scale, norm.beta - norm.moving_mean * scale
 
 
 def _dense_and_gelu(owner, layer, inputs):

@@ -255,30 +255,27 @@ def convolve(inputs, kernel):
     return outputs.permute(0, 2, 3, 1)
 
 
-def normalized_convolution(convolution, norm, inputs):
-    """`relu(norm(convolution(inputs)))` for inference, None for "not faster here".
+def folds(convolution, norm, inputs):
+    """Whether a convolution whose batch normalisation is part of it, in inference, is faster."""
+    maps = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    kernel, gamma = (getattr(v, "value", v) for v in (convolution.kernel, norm.gamma))
+    tensors = (maps[0], kernel, gamma)
+    if maps[0].device.type != "cpu" or any(t.dtype != torch.float32 for t in tensors):
+        return False
+    if not _eager(maps[0]) or _needs_gradient(kernel, gamma, *maps):
+        return False
+    by_onednn = _fused_convolution is not None and torch.backends.mkldnn.enabled
+    is_convolution = isinstance(convolution, keras.layers.Conv2D)
+    return not is_convolution or bool(by_onednn and maps[0].numel())
 
-    Source of the folding: `(k * x - mean) g / s + b = (k g / s) * x + (b - mean g / s)`.
-    """
-    first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
-    if first.device.type != "cpu" or first.dtype != torch.float32 or not _eager(first):
-        return None
-    kernel, gamma, beta, mean, variance = (
-        getattr(v, "value", v)
-        for v in (convolution.kernel, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-    )
-    maps = inputs if first is not inputs else [inputs]
-    if _needs_gradient(kernel, gamma, *maps) or {kernel.dtype, gamma.dtype} != {torch.float32}:
-        return None
-    scale = gamma * torch.rsqrt(variance + norm.epsilon)
-    shift = beta - mean * scale
+
+def folded(convolution, scale, shift, inputs):
+    """`relu(convolution(inputs) scale + shift)`."""
     if not isinstance(convolution, keras.layers.Conv2D):
         return torch.addcmul(shift, convolution.call(inputs), scale).relu_()
-    if _fused_convolution is None or not first.numel() or not torch.backends.mkldnn.enabled:
-        return None
     outputs = _fused_convolution(
         inputs.permute(0, 3, 1, 2),
-        (kernel * scale).permute(3, 2, 0, 1),
+        (convolution.kernel * scale).permute(3, 2, 0, 1),
         shift,
         [k // 2 for k in convolution.kernel_size],
         [1, 1],
