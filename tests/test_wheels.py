@@ -139,6 +139,15 @@ def test_the_kernels_of_a_wheel_run_without_a_compiler(installed, tmp_path):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [("cuda_12.9.r12.9/compiler.36037853_0", ()), ("cuda_13.0.r13.0/1", ("--compress-mode=size",))],
+)
+def test_code_is_compressed_as_every_driver_of_the_version_can_read(cuda_wheels, version, options):
+    nvcc = toolchain.Compiler(("nvcc",), "/opt/nvcc", version)
+    assert cuda_wheels.compression(nvcc) == options
+
+
 def test_symbols_that_glibc_moved_are_linked_where_they_were(cuda_wheels):
     """As `objdump -T` writes them: old versions in brackets, the present one without."""
     text = """
@@ -195,7 +204,7 @@ def test_what_the_cuda_library_holds_is_checked_or_said_not_to_be(
 @pytest.mark.skipif(not toolchain.nvcc_paths(), reason="needs nvcc")
 def test_the_wheel_with_cuda_kernels(wheels, cuda_wheels, tmp_path):
     """It is built; auditwheel checks it. What it holds loads where there is no driver."""
-    _, major = cuda_wheels.find_nvcc()
+    major = cuda_wheels.cuda_major(toolchain.find_nvcc())
     printed = run(
         sys.executable, ROOT / "wheels" / "cuda_wheel.py", "--output", tmp_path, timeout=3000
     )

@@ -35,10 +35,9 @@ OF_TORCH_CUDA = "aoti_torch_get_current_cuda_stream"
 # ---- the libraries ----
 
 
-def find_nvcc():
-    """The nvcc of the build, and the major version of its CUDA."""
-    nvcc = toolchain.find_nvcc()
-    return nvcc, int(re.search(r"cuda_(\d+)\.", nvcc.version)[1])
+def cuda_major(nvcc):
+    """The major version of an nvcc's CUDA."""
+    return int(re.search(r"cuda_(\d+)\.", nvcc.version)[1])
 
 
 def former_symbols(text):
@@ -105,6 +104,14 @@ def torch_cuda(framework, compiler):
     return framework
 
 
+def compression(nvcc):
+    """nvcc's options for machine code that is compressed the most: a fifth of its size.
+
+    Every driver of CUDA 13 can read it, some of CUDA 12 cannot.
+    """
+    return ("--compress-mode=size",) if cuda_major(nvcc) >= 13 else ()
+
+
 def compile_libraries(folder, nvcc):
     """The folder with the wheel's libraries, below `folder`; what is there is not built again."""
     os.environ[cache.VARIABLE] = str(folder / "kernels")
@@ -120,9 +127,11 @@ def compile_libraries(folder, nvcc):
     former = folder / "former"
     former.mkdir(exist_ok=True)
     cuda_core = libraries.cuda_core(plain, nvcc)
+    smallest = compression(nvcc)
     links = ("-Xlinker", "-s", "-Xlinker", "-z", "-Xlinker", "defs", "-Xlinker", "--as-needed")
     cuda_core = dataclasses.replace(
         cuda_core,
+        objects=tuple(((*command, *smallest), name) for command, name in cuda_core.objects),
         link=(*cuda_core.link, *links),
         libraries=(f"-L{stand_ins(former, plain)}", *cuda_core.libraries),
     )
@@ -218,7 +227,8 @@ def main():
     if not toolchain.nvcc_paths():
         print("There is no nvcc, and so no wheel with CUDA kernels.")
         return
-    nvcc, major = find_nvcc()
+    nvcc = toolchain.find_nvcc()
+    major = cuda_major(nvcc)
     output, folder = arguments.output.absolute(), arguments.build.absolute()
     output.mkdir(parents=True, exist_ok=True)
     (folder / "frameworks").mkdir(parents=True, exist_ok=True)

@@ -119,11 +119,17 @@ def count(number, noun):
 
 
 def refusal(folder, problems, skippable=0, what="", use="trained"):
-    """A message that refuses a folder, to be trained or evaluated on, for all of its problems.
+    """A message that refuses a folder, to be trained or evaluated on, for all of its problems."""
+    required = f"The folder must be fit to be {use} on."
+    return refusal_for(required, folder, problems, skippable, what)
+
+
+def refusal_for(required, received, problems, skippable=0, what=""):
+    """A message that refuses a path for all of its problems; `required` is what must hold.
 
     With `skip_bad`, as many as `skippable` of them would be left out, which are called `what`.
     """
-    lines = [f"The folder must be fit to be {use} on. Received: {folder} with"]
+    lines = [f"{required} Received: {received} with"]
     lines += [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more ({len(problems)} in all)")

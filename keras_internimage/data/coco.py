@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_internimage.data.check import SHOWN, count
+from keras_internimage.data.check import count, refusal_for
 from keras_internimage.data.coco_masks import Polygons, RunLengths, lengths
 
 _LISTS = ("images", "annotations", "categories")
@@ -218,15 +218,8 @@ def _load(path):
 
 
 def _refusal(path, problems, skippable=0):
-    lines = [f"The annotations must be whole. Received: {path} with"]
-    lines += [f"  {problem}" for problem in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"  and {len(problems) - SHOWN} more ({len(problems)} in all)")
-    if skippable:
-        others = len(problems) - skippable
-        only = f" Not the other {count(others, 'problem')}." if others else ""
-        lines.append(f"--skip-bad leaves out {count(skippable, 'object')}.{only}")
-    return "\n".join(lines)
+    required, what = "The annotations must be whole.", count(skippable, "object")
+    return refusal_for(required, path, problems, skippable, what)
 
 
 def _entry(entry, keys):

@@ -80,20 +80,9 @@ def _panel(axes, history, title, theme):
             clip_on=False,
             zorder=4,
         )
-    axes.set_title(title, loc="left", color=theme.ink, fontsize=11, fontweight="bold", pad=10)
+    style.title(axes, title, theme)
     if title != "Learning rate":
-        axes.legend(
-            loc="lower right",
-            bbox_to_anchor=(1.02, 1.0),
-            ncols=3,
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=theme.muted,
-            handlelength=1.1,
-            handletextpad=0.5,
-            columnspacing=1.1,
-            borderaxespad=0.2,
-        )
+        style.legend(axes, theme, columns=3)
     else:
         axes.set_ylim(bottom=0)
     axes.set_xlim((0.5, 1.5) if epochs == 1 else (1, epochs))

@@ -11,6 +11,7 @@ from keras_internimage.report.text import clean, count, percent, short_path
 SHOWN = 24
 COLUMNS = 6
 SIDE = 280  # pixels of a thumbnail
+GAP = 0.08  # inches between pictures of the same image
 VALIDATED = "validation image"
 
 
@@ -126,6 +127,33 @@ def draw(gallery, names, theme, lettering):
     return made
 
 
+def sheet(worst, caption, most, size, words, theme, lettering):
+    """An empty figure for the pictures of `worst.seen`, with its heading.
+
+    Args:
+        worst: has `seen`, what is shown, and `heading()`.
+        caption: below the heading, if anything is shown.
+        most: columns at most.
+        size: width and height of one's pictures, in inches.
+        words: inches below them.
+
+    Returns:
+        The figure, a `writer`, and where each one's pictures begin, from the left and the top.
+    """
+    columns = min(most, max(1, len(worst.seen)))
+    rows = -(-len(worst.seen) // columns)
+    between, margin, top = 0.4, 0.3, 0.95 if rows else 0.75
+    width = 2 * margin + columns * size[0] + (columns - 1) * between
+    made = style.figure(width, top + rows * (size[1] + words) + 0.15, theme)
+    say = writer(made, lettering, size[0])
+    say(margin, 0.45, worst.heading(), 12, theme.ink, "bold", width - 2 * margin)
+    if rows:
+        say(margin, 0.68, caption, 9, theme.muted, room=width - 2 * margin)
+    places = [divmod(i, columns) for i in range(len(worst.seen))]
+    at = [(margin + j * (size[0] + between), top + i * (size[1] + words)) for i, j in places]
+    return made, say, at
+
+
 def writer(made, lettering, room):
     """A function that writes text into a figure: inches from the left and the top, and so on."""
     width, height = made.get_size_inches()
@@ -160,3 +188,9 @@ def show(made, x, y, cell, image, theme):
     axes.imshow(image, extent=(x, 1 - x, y, 1 - y), interpolation="antialiased")
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], facecolor=theme.page)
     axes.spines[:].set_visible(False)
+
+
+def show_beside(made, x, y, cell, pictures, theme):
+    """Pictures of the same image beside each other, each as by `show`."""
+    for k, picture in enumerate(pictures):
+        show(made, x + k * (cell + GAP), y, cell, picture, theme)

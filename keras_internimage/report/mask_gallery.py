@@ -121,26 +121,14 @@ def draw(worst, names, theme, lettering):
     """A figure: for each image its three pictures, the scores, and the classes."""
     from matplotlib.patches import Rectangle
 
-    from keras_internimage.report import style
-
-    columns = min(_COLUMNS, max(1, len(worst.seen)))
-    rows = -(-len(worst.seen) // columns)
-    cell, words, gap, between, margin = 1.75, 0.72, 0.08, 0.4, 0.3  # inches
-    triple = 3 * cell + 2 * gap
-    top = 0.95 if rows else 0.75
-    width = 2 * margin + columns * triple + (columns - 1) * between
-    height = top + rows * (cell + words) + 0.15
-    made = style.figure(width, height, theme)
-    say = gallery.writer(made, lettering, triple)
-    say(margin, 0.45, worst.heading(), 12, theme.ink, "bold", width - 2 * margin)
-    if rows:
-        caption = "Image, truth, prediction; the lowest mIoU first. Grey pixels are ignored."
-        say(margin, 0.68, caption, 9, theme.muted, room=width - 2 * margin)
-    for i, one in enumerate(worst.seen):
-        row, column = divmod(i, columns)
-        x, y = margin + column * (triple + between), top + row * (cell + words)
-        for k, picture in enumerate(one.pictures):
-            gallery.show(made, x + k * (cell + gap), y, cell, picture, theme)
+    caption = "Image, truth, prediction; the lowest mIoU first. Grey pixels are ignored."
+    cell, triple = 1.75, 3 * 1.75 + 2 * gallery.GAP  # inches
+    made, say, places = gallery.sheet(
+        worst, caption, _COLUMNS, (triple, cell), 0.72, theme, lettering
+    )
+    width, height = made.get_size_inches()
+    for one, (x, y) in zip(worst.seen, places, strict=True):
+        gallery.show_beside(made, x, y, cell, one.pictures, theme)
         said = scores(one)
         wide = lettering.width(said, 9, "bold") / 72 + 0.15
         say(x, y + cell + 0.2, said, 9, theme.wrong, "bold")

@@ -144,26 +144,11 @@ class WorstObjects:
 
 def draw(worst, names, theme, lettering):
     """A figure: for each image its two pictures, and what is wrong."""
-    from keras_internimage.report import style
-
-    columns = min(_COLUMNS, max(1, len(worst.seen)))
-    rows = -(-len(worst.seen) // columns)
-    cell, words, gap, between, margin = 2.6, 0.6, 0.08, 0.4, 0.3  # inches
-    pair = 2 * cell + gap
-    top = 0.95 if rows else 0.75
-    width = 2 * margin + columns * pair + (columns - 1) * between
-    height = top + rows * (cell + words) + 0.15
-    made = style.figure(width, height, theme)
-    say = gallery.writer(made, lettering, pair)
-    say(margin, 0.45, worst.heading(), 12, theme.ink, "bold", width - 2 * margin)
-    if rows:
-        caption = "Left the truth, right what was detected; errors are red, the others pale."
-        say(margin, 0.68, caption, 9, theme.muted, room=width - 2 * margin)
-    for i, one in enumerate(worst.seen):
-        row, column = divmod(i, columns)
-        x, y = margin + column * (pair + between), top + row * (cell + words)
-        for k, picture in enumerate(one.pictures):
-            gallery.show(made, x + k * (cell + gap), y, cell, picture, theme)
+    caption = "Left the truth, right what was detected; errors are red, the others pale."
+    cell, pair = 2.6, 2 * 2.6 + gallery.GAP  # inches
+    made, say, places = gallery.sheet(worst, caption, _COLUMNS, (pair, cell), 0.6, theme, lettering)
+    for one, (x, y) in zip(worst.seen, places, strict=True):
+        gallery.show_beside(made, x, y, cell, one.pictures, theme)
         say(x, y + cell + 0.2, told(one), 9, theme.wrong, "bold")
         say(x, y + cell + 0.38, f"{one.path}: {', '.join(one.names)}", 7, theme.muted)
     return made

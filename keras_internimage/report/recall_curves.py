@@ -24,19 +24,9 @@ def draw(scores, theme):
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("recall", color=theme.muted, fontsize=8.5)
-    title = {"loc": "left", "color": theme.ink, "fontsize": 11, "fontweight": "bold", "pad": 10}
-    axes.set_title("Precision", **title)
+    style.title(axes, "Precision", theme)
     if known:
-        axes.legend(
-            loc="lower right",
-            bbox_to_anchor=(1.02, 1.0),
-            ncols=2,
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=theme.muted,
-            handlelength=1.1,
-            borderaxespad=0.2,
-        )
+        style.legend(axes, theme, columns=2)
     else:
         words = {"color": theme.muted, "ha": "center", "va": "center"}
         axes.text(0.5, 0.5, "no objects to find", transform=axes.transAxes, **words)

@@ -70,6 +70,27 @@ def plain(axes, theme):
     axes.set_axisbelow(True)
 
 
+def title(axes, text, theme):
+    """A title above the axes, at the left."""
+    axes.set_title(text, loc="left", color=theme.ink, fontsize=11, fontweight="bold", pad=10)
+
+
+def legend(axes, theme, columns):
+    """A legend above the axes, at the right, beside the title."""
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.02, 1.0),
+        ncols=columns,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=theme.muted,
+        handlelength=1.1,
+        handletextpad=0.5,
+        columnspacing=1.1,
+        borderaxespad=0.2,
+    )
+
+
 def colour_scale(theme):
     """From the surface to the accent."""
     from matplotlib.colors import LinearSegmentedColormap
