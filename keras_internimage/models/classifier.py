@@ -12,6 +12,7 @@ from keras_internimage.checkpoints.names.classifier import TABLE
 from keras_internimage.layers.initial_values import skip_initialization
 from keras_internimage.models import arguments
 from keras_internimage.models.config import InternImageConfig
+from keras_internimage.models.functional import FunctionalModel
 from keras_internimage.models.network import (
     apply_policy,
     classifier,
@@ -160,7 +161,7 @@ def InternImage(
                     "max": keras.layers.GlobalMaxPooling2D,
                 }[pooling]
                 x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
-    model = keras.Model(inputs, x, name=name)
+    model = FunctionalModel(inputs, x, name=name)
     apply_policy(model, dtype)
     limit_remat_to_blocks(model)
     load_weights(model, weights, table=TABLE, variant=variant)

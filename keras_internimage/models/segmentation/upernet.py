@@ -8,6 +8,7 @@ from keras_internimage.checkpoints import load_weights
 from keras_internimage.checkpoints.names.upernet import TABLE
 from keras_internimage.layers.initial_values import skip_initialization
 from keras_internimage.models.dense import pyramid
+from keras_internimage.models.functional import FunctionalModel
 from keras_internimage.models.network import apply_policy, limit_remat_to_blocks
 from keras_internimage.models.segmentation import arguments
 from keras_internimage.models.segmentation.head import Heads, logits
@@ -87,7 +88,7 @@ def UperNet(
                 "logits": outputs,
                 "auxiliary": logits(heads.auxiliary(maps[-2]), images, "auxiliary_logits"),
             }
-    model = keras.Model(backbone.inputs[0], outputs, name=name)
+    model = FunctionalModel(backbone.inputs[0], outputs, name=name)
     apply_policy(model, dtype)
     limit_remat_to_blocks(model)
     load_weights(model, weights, table=TABLE, variant=variant)

@@ -1,0 +1,50 @@
+"""What the models' own class adds to Keras' Functional models."""
+
+import keras
+import numpy as np
+import pytest
+from small_models import TINY, classifier, upernet
+
+from keras_internimage.models.functional import FunctionalModel
+
+IMAGES = np.zeros((2, 32, 32, 3), "float32")
+
+
+@pytest.mark.parametrize(
+    ("made", "labels"),
+    [
+        (lambda: classifier(TINY, classes=3, classifier_activation=None), np.zeros(2)),
+        (lambda: upernet(image_shape=(32, 32, 3)), np.zeros((2, 32, 32))),
+    ],
+    ids=["classifier", "segmenter"],
+)
+def test_a_step_is_traced_once(made, labels, monkeypatch):
+    """Where the optimizer's variables are made while TensorFlow traces it, it is traced twice."""
+    model = made()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    steps, own = [], model.train_step
+
+    def step(*args, **kwargs):
+        steps.append(model.optimizer.built)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(model, "train_step", step)
+    model.train_on_batch(IMAGES, labels)
+    assert steps == [True]
+
+
+def test_frozen_weights_have_no_optimizer_variables():
+    model = classifier(TINY, classes=3, classifier_activation=None)
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.train_on_batch(IMAGES, np.zeros(2))
+    momenta = [v for v in model.optimizer.variables if "momentum" in v.path]
+    assert len(momenta) == len(model.layers[-1].trainable_variables) > 0
+
+
+def test_the_class_is_kept(tmp_path):
+    model = classifier(TINY)
+    model.save(tmp_path / "m.keras")
+    assert type(keras.models.load_model(tmp_path / "m.keras")) is FunctionalModel
+    assert type(keras.models.clone_model(model)) is FunctionalModel
