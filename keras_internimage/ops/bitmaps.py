@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_internimage.ops.roi_align import _axis_weights
+from keras_internimage.ops.roi_align import _axis_weights, map_rows
 
 # Bitmaps that are looked at at once, each as large as its image.
 CHUNK = 4
@@ -66,6 +66,7 @@ def crop_bitmaps(bitmaps, index, boxes, sizes, output_size: int = 28):
         chosen = ops.cast(ops.take(bitmaps, places, axis=0), "float32")
         return ops.matmul(ops.matmul(by_row, chosen), ops.swapaxes(by_column, 1, 2))
 
-    cropped = ops.map(crop, (numbers, places))
+    shape = (CHUNK, output_size, output_size)
+    cropped = map_rows(crop, (numbers, places), shape, "float32")
     cropped = ops.reshape(cropped, (-1, output_size, output_size))[:total]
     return ops.reshape(cropped, (count, rois, output_size, output_size))

@@ -133,16 +133,25 @@ def _portable(maps, boxes, levels, strides, output_size, max_pixels, wide):
     if numbers.shape[0] == 1:
         pooled = pool((numbers[0], places[0]))
     else:
-        pooled = _map(pool, (numbers, places))
+        shape = (chunk, output_size * output_size, channels)
+        pooled = map_rows(pool, (numbers, places), shape, wide)
     pooled = ops.reshape(pooled, (count, rois + missing, output_size, output_size, channels))
     return pooled[:, :rois]
 
 
-def _map(function, arrays):
+def map_rows(function, arrays, shape, dtype):
+    """`keras.ops.map(function, arrays)`, where `shape` and `dtype` of a result are known.
+
+    In TensorFlow Keras' own traces the function once more to find them.
+    """
     if tracing.for_program():
         from keras_internimage.ops import program_torch
 
         return program_torch.chunks(function, arrays)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.map_fn(function, arrays, fn_output_signature=tf.TensorSpec(shape, dtype))
     return ops.map(function, arrays)
 
 

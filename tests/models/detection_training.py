@@ -22,7 +22,7 @@ def losses_and_gradients(model, x, y, record=tuple):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        @tf.function
+        @tf.function(autograph=False)
         def run():
             with tf.GradientTape() as tape:
                 total, aside = forward()

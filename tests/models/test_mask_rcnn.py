@@ -18,7 +18,7 @@ def compiled(model):
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(model)
+        return tf.function(model, autograph=False)
     return lambda inputs: reference.call(model, inputs)
 
 
