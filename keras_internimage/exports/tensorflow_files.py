@@ -45,8 +45,8 @@ def _write_saved_model(model, path, options):
     served = tf.Module()
     kind = "litert" if options.format == "litert" else "portable"
     with tracing.operators("native" if options.native else kind):
-        serve = _serving(model, options)
-        served.serve, function = serve, serve.get_concrete_function()
+        # Not the function that can be traced anew: TensorFlow does so when it writes it.
+        served.serve = function = _serving(model, options).get_concrete_function()
         served.variables_ = list(function.graph.variables)
         tf.saved_model.save(served, str(path), signatures={"serving_default": function})
     if options.labels is not None and options.format == "saved_model":

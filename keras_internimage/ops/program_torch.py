@@ -11,10 +11,12 @@ from torch._higher_order_ops.while_loop import while_loop
 from keras_internimage.ops import boxes as box_ops
 
 
-def chunks(function, arrays):
-    """`function` of the rows of some arrays, one after the other, as `keras.ops.map`."""
+def chunks(function, arrays, shape, dtype):
+    """`function` of the rows of some arrays, one after the other, as `keras.ops.map`.
+
+    `shape` and `dtype` are those of what it gives.
+    """
     number = arrays[0].shape[0]
-    shape = function([x[0] for x in arrays])
 
     def body(k, pooled):
         rows = [x.index_select(0, k.reshape(1))[0] for x in arrays]
@@ -22,8 +24,9 @@ def chunks(function, arrays):
         here = here.reshape(-1, *[1] * (pooled.ndim - 1))
         return k + 1, torch.where(here, function(rows)[None], pooled)
 
-    start = torch.zeros((), dtype=torch.int64, device=arrays[0].device)
-    pooled = shape.new_zeros((number, *shape.shape))
+    device = arrays[0].device
+    start = torch.zeros((), dtype=torch.int64, device=device)
+    pooled = torch.zeros((number, *shape), dtype=getattr(torch, dtype), device=device)
     return while_loop(lambda k, _: k < number, body, (start, pooled))[1]
 
 

@@ -142,12 +142,12 @@ def _portable(maps, boxes, levels, strides, output_size, max_pixels, wide):
 def map_rows(function, arrays, shape, dtype):
     """`keras.ops.map(function, arrays)`, where `shape` and `dtype` of a result are known.
 
-    In TensorFlow Keras' own traces the function once more to find them.
+    To find them Keras' own traces the function once more in TensorFlow.
     """
     if tracing.for_program():
         from keras_internimage.ops import program_torch
 
-        return program_torch.chunks(function, arrays)
+        return program_torch.chunks(function, arrays, shape, dtype)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

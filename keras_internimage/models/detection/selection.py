@@ -27,18 +27,18 @@ def select_proposals(logits, deltas, anchors, sizes, before: int, count: int, th
         are fewer, boxes are zero, logits minus infinity, and `valid` is false.
     """
     nothing = -math.inf
-    boxes, scores, levels = [], [], []
+    best: list[list] = [[], [], [], []]
     for level, (of_level, moves, base) in enumerate(zip(logits, deltas, anchors, strict=True)):
         of_level, index = _best(ops.stop_gradient(of_level), before)
-        moves = ops.take_along_axis(ops.stop_gradient(moves), index[..., None], axis=1)
-        found = box_ops.decode(ops.take(base, index, axis=0), moves)
-        found = box_ops.clip(found, sizes)
-        extent = ops.min(found[..., 2:] - found[..., :2], axis=-1) > 0
-        boxes.append(found)
-        scores.append(ops.where(extent, of_level, nothing))
-        levels.append(ops.full_like(index, level, dtype="int32"))
-    boxes, scores = ops.concatenate(boxes, axis=1), ops.concatenate(scores, axis=1)
-    levels = ops.concatenate(levels, axis=1)
+        best[0].append(of_level)
+        best[1].append(ops.take_along_axis(ops.stop_gradient(moves), index[..., None], axis=1))
+        best[2].append(ops.take(base, index, axis=0))
+        best[3].append(ops.full_like(index, level, dtype="int32"))
+    # The rest for all levels at once: what is traced for each level takes its time in each.
+    scores, moves, bases, levels = (ops.concatenate(x, axis=1) for x in best)
+    boxes = box_ops.clip(box_ops.decode(bases, moves), sizes)
+    extent = ops.min(boxes[..., 2:] - boxes[..., :2], axis=-1) > 0
+    scores = ops.where(extent, scores, nothing)
     index, valid = box_ops.nms(boxes, scores, levels, threshold, count)
     boxes = ops.take_along_axis(boxes, index[..., None], axis=1)
     scores = ops.take_along_axis(scores, index, axis=1)
