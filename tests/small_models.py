@@ -70,15 +70,16 @@ def with_large_predictions(model):
     return model
 
 
-def convolutional_backbone(channels=8):
-    """Maps P2 to P5 of plain convolutions with batch normalisation, which are traced quickly."""
+def convolutional_backbone(channels=8, normalized=True):
+    """Maps P2 to P5 of plain convolutions, traced quickly; with batch normalisation or without."""
     import keras
 
     images = x = keras.Input((None, None, 3))
     maps = {}
     for level in range(1, 6):
         x = keras.layers.Conv2D(channels, 3, 2, "same", name=f"conv{level}")(x)
-        x = keras.layers.BatchNormalization(name=f"norm{level}")(x)
+        if normalized:
+            x = keras.layers.BatchNormalization(name=f"norm{level}")(x)
         x = maps[f"P{level}"] = keras.layers.ReLU(name=f"relu{level}")(x)
     model = keras.Model(images, x, name="plain")
     model.pyramid_outputs = maps

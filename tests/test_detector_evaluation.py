@@ -26,7 +26,9 @@ NAMES = list("abcde")
 
 @pytest.fixture(scope="module")
 def model():
-    return small_models.detecting()
+    backbone = small_models.convolutional_backbone(normalized=False)
+    # With this seed no detection is so near a better one of its class as to be taken for it.
+    return small_models.detecting(seed=2, on=backbone)
 
 
 @pytest.fixture
