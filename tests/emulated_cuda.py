@@ -2,9 +2,12 @@
 
 import contextlib
 import ctypes
+import hashlib
+import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 import numpy as np
 import oracle
@@ -13,6 +16,7 @@ from native_core import DTYPES, Call, Status
 
 HERE = pathlib.Path(__file__).parent
 CORE = HERE.parent / "custom_ops" / "core"
+EMULATION = HERE / "custom_ops"
 SOURCES = ("cuda.cu", "cuda_detection.cu")
 # Largest difference from the oracle, relative to the largest value: of outputs, of gradients.
 TOLERANCES = {"float32": (4e-6, 2e-5), "float16": (1e-3, 1e-3), "bfloat16": (8e-3, 8e-3)}
@@ -148,12 +152,16 @@ def check(status):
 
 
 def build(folder, architecture=800, core=CORE, **constants):
-    """The emulated library; `constants` replaces some that the kernels' sources define."""
+    """The emulated library; `constants` replaces some that the kernels' sources define.
+
+    It is kept in the cache of the tests' kernels, by all that it is made of: compiling takes as
+    long as hundreds of these tests, and every process would do it.
+    """
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++")
     for header in ("cuda_bf16.h", "cuda_fp16.h", "cuda_runtime.h"):
-        (folder / header).write_text(f'#include "{HERE / "custom_ops" / "cuda_emulation.h"}"\n')
+        (folder / header).write_text(f'#include "{EMULATION / "cuda_emulation.h"}"\n')
     sources = {name: (core / name).read_text() for name in (*SOURCES, "cuda_host.cuh")}
     for name, value in constants.items():
         (of,) = [file for file, source in sources.items() if f" {name} = " in source]
@@ -162,17 +170,49 @@ def build(folder, architecture=800, core=CORE, **constants):
     for name, source in sources.items():
         (folder / name).write_text(source)
     # The thread sanitizer's calls before each access are the emulation's; its library stays out.
-    compile_command = (
-        f"{compiler} -std=c++20 -O1 -fno-strict-aliasing -fPIC -fvisibility=hidden -Wall -Wextra "
+    flags = (
+        f"-std=c++20 -O1 -fno-strict-aliasing -fPIC -fvisibility=hidden -Wall -Wextra "
         f"-Werror -Wno-unknown-pragmas -ffp-contract=off -fsanitize=alignment,thread "
-        f"-fsanitize-undefined-trap-on-error -D__CUDA_ARCH__={architecture} -I{folder} -I{core} "
-        f"-x c++ -c"
+        f"-fsanitize-undefined-trap-on-error -D__CUDA_ARCH__={architecture}"
     )
-    link = f"{compiler} -shared {' '.join(f'{name}.o' for name in SOURCES)} -o library.so"
-    for command in (*(f"{compile_command} {name} -o {name}.o" for name in SOURCES), link):
-        result = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
+    kept = (
+        pathlib.Path(os.environ["KERAS_INTERNIMAGE_CACHE"])
+        / "emulated"
+        / _digest(
+            [_run([compiler, "--version"], folder), flags, *sources.values()],
+            [*core.iterdir(), *EMULATION.glob("*.h")],
+        )
+    )
+    library = kept.with_suffix(".so")
+    if not library.exists():
+        command = [compiler, *flags.split(), f"-I{folder}", f"-I{core}", "-x", "c++", "-c"]
+        for name in SOURCES:
+            _run([*command, name, "-o", f"{name}.o"], folder)
+        objects = [f"{name}.o" for name in SOURCES]
+        _run([compiler, "-shared", *objects, "-o", "library.so"], folder)
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as beside:
+            shutil.copy(folder / "library.so", beside)
+            os.replace(pathlib.Path(beside) / "library.so", library)
+    # A copy: a library that is loaded twice from one place has the same variables both times.
+    shutil.copy(library, folder / "library.so")
     return Kernels(folder / "library.so")
+
+
+def _run(command, folder):
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def _digest(texts, files):
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(text.encode() + b"\0")
+    for path in sorted(files):
+        if path.is_file():
+            found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:32]
 
 
 @contextlib.contextmanager

@@ -147,7 +147,9 @@ def chosen(data, *options):
     return settings.choose(parsed, "torch", 5, device.Device("cpu", "CPU"), 2)[0]
 
 
-def test_stopped_and_resumed_is_as_if_uninterrupted(trained, data, tmp_path, monkeypatch, capsys):
+def test_stopped_and_resumed_is_as_if_uninterrupted(
+    trained, data, tmp_path, monkeypatch, no_report, capsys
+):
     folder, _ = trained
     stopped = tmp_path / "stopped"
     with monkeypatch.context() as patch:
@@ -291,7 +293,7 @@ def test_settings_by_default():
     assert 2 <= found.batch_size <= 8
 
 
-def test_boxes_alone(tmp_path, capsys):
+def test_boxes_alone(tmp_path, no_report, capsys):
     """Where no object has a segmentation; the finished model's masks are empty."""
     data = annotated_shapes.coco(tmp_path / "data", 2, 1, change=lambda content: [
         x.update(segmentation=[]) for x in content["annotations"]

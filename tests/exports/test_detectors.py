@@ -120,6 +120,17 @@ def test_the_same_detections(model, expected, written, name):
     check_found(model, path, runner(photographs()), expected)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="written by TensorFlow")
+def test_the_graph_is_in_the_saved_model_once(written):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = (written("model")[0] / "saved_model.pb").read_bytes()
+    (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    functions = graph.graph_def.library.function
+    found = [node for function in functions for node in function.node_def if node.op == "TopKV2"]
+    assert len(found) == 5  # one for each level
+
+
 @by_torch
 def test_operators_of_onnx(written):
     import onnx

@@ -69,6 +69,29 @@ def test_losses_fall():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="others have no choice")
+def test_losses_under_xla():
+    """The same losses as with the kernels, which XLA cannot compile; and it trains."""
+    x, y = some_data()
+    model = compiled(detector(on=small_models.convolutional_backbone()))
+    expected = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
+    compiled(model, jit_compile=True)
+    found = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+    losses = model.fit(x, y, batch_size=4, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_the_optimizer_is_made_before_the_step_is_traced():
+    """TensorFlow would trace it once more."""
+    model = compiled(detector(on=small_models.convolutional_backbone()))
+    assert not model.optimizer.built
+    model.make_train_function()
+    assert model.optimizer.built
+
+
+@pytest.mark.slow
 def test_twelve_images_by_heart():
     """InternImage and all heads, from their initial values."""
     keras.utils.set_random_seed(0)
