@@ -1,4 +1,4 @@
-"""Functional models whose training starts sooner in TensorFlow."""
+"""Models whose training starts sooner in TensorFlow."""
 
 import keras
 

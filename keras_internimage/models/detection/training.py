@@ -14,6 +14,7 @@ from keras_internimage.models.detection.assignment import (
 )
 from keras_internimage.models.detection.inputs import check_inputs, read_inputs
 from keras_internimage.models.detection.targets import check_targets, read_targets
+from keras_internimage.models.functional import build_optimizer
 from keras_internimage.ops import boxes as box_ops
 
 # Any number: the samples with which `evaluate` computes losses are always the same.
@@ -134,12 +135,8 @@ class DetectorTraining(keras.Model):
         return super().predict(x, *args, **kwargs)
 
     def make_train_function(self, force=False):
-        """As Keras' own; the optimizer's variables are made before the step is traced.
-
-        Else TensorFlow traces it twice, once to make them: half the time until training begins.
-        """
-        if self.optimizer is not None and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        """As Keras' own."""
+        build_optimizer(self)
         return super().make_train_function(force)
 
     def _check(self, x, y):
