@@ -8,7 +8,6 @@ from keras import ops
 from keras_internimage.layers.detection import FeaturePyramid, RegionAlign
 from keras_internimage.layers.detection.pyramid import nearest
 from keras_internimage.layers.detection.regions import region_levels
-from keras_internimage.ops import dispatch, native
 from keras_internimage.ops.roi_align import roi_align
 
 torch = pytest.importorskip("torch")
@@ -87,13 +86,3 @@ def test_regions_come_from_their_level():
         alone = as_array(roi_align([maps[k]], boxes, [stride]))
         np.testing.assert_allclose(found[levels == k], alone[levels == k], rtol=0, atol=3e-6)
     assert keras.layers.deserialize(keras.layers.serialize(layer)).strides == layer.strides
-
-
-def test_keras_does_not_choose_xla_for_the_kernels(monkeypatch):
-    """In TensorFlow on a processor, where XLA would leave them out."""
-    layer = RegionAlign(7)
-    by_kernels = keras.config.backend() == "tensorflow" and dispatch.runs("native")
-    on_processor = dispatch.device_of(ops.zeros(())) == "cpu"
-    assert layer.supports_jit != (by_kernels and on_processor)
-    monkeypatch.setenv(native.VARIABLE, "off")
-    assert layer.supports_jit

@@ -76,17 +76,18 @@ class Stages(MaskRCNN):
         }
 
 
-@pytest.fixture(scope="module")
+# For the session: a worker that is given tests of other files in between would make them again.
+@pytest.fixture(scope="session")
 def stored():
     return detection_reference.numbers()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model():
     return detection_reference.fill(Stages("T"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def found(stored, model):
     """What the model and its parts give for the reference's input, without the batch."""
     scale = np.array(detection_reference.RESIZED) / detection_reference.ORIGINAL

@@ -12,7 +12,6 @@ from models import reference
 from models.detection_training import losses_and_gradients
 
 from keras_internimage import MaskRCNN, training
-from keras_internimage.ops import native
 
 NAMES = {"loss", "rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss"}
 
@@ -67,23 +66,6 @@ def test_losses_fall():
     again = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
     assert set(again) == NAMES
     np.testing.assert_allclose(again["loss"], found["val_loss"][-1], rtol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="others have no choice")
-def test_losses_under_xla(monkeypatch):
-    """Where there are no kernels, Keras chooses XLA: the same losses; and it trains."""
-    x, y = some_data()
-    model = compiled(detector(on=small_models.convolutional_backbone()))
-    expected = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
-    assert not model.jit_compile
-    monkeypatch.setenv(native.VARIABLE, "off")
-    assert compiled(model).jit_compile
-    found = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
-    losses = model.fit(x, y, batch_size=4, epochs=4, verbose=0).history["loss"]
-    assert losses[-1] < losses[0]
 
 
 def test_the_optimizer_is_made_before_the_step_is_traced():

@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from keras_internimage.layers.composite import check_image_features, registered
-from keras_internimage.ops import dispatch
 from keras_internimage.ops.roi_align import covered_pixels, largest, roi_align
 
 # A region is pooled where its square root of the area is 14 to 28 pixels, if there is such a map.
@@ -69,22 +68,6 @@ class RegionAlign(keras.layers.Layer):
         bounds = [covered_pixels(*size, _SIDE**2) for size in sizes[:-1]]
         bounds.append(sizes[-1][0] * sizes[-1][1])
         return roi_align(maps, boxes, self.strides, levels, self.output_size, largest(bounds))
-
-    @property
-    def supports_jit(self):
-        """Whether Keras should compile models with XLA where `jit_compile` leaves it the choice.
-
-        XLA in TensorFlow cannot compile the native kernels; without it processors are faster.
-        """
-        return self._supports_jit and not (
-            keras.backend.backend() == "tensorflow"
-            and dispatch.device_of(None) == "cpu"
-            and dispatch.runs("native")
-        )
-
-    @supports_jit.setter
-    def supports_jit(self, value):
-        self._supports_jit = value
 
     def compute_output_shape(self, input_shape, boxes_shape=None):
         count = None if boxes_shape is None else boxes_shape[1]
