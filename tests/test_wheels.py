@@ -148,6 +148,7 @@ def test_code_is_compressed_as_every_driver_of_the_version_can_read(cuda_wheels,
     assert cuda_wheels.compression(nvcc) == options
 
 
+@pytest.mark.any_backend
 def test_symbols_that_glibc_moved_are_linked_where_they_were(cuda_wheels):
     """As `objdump -T` writes them: old versions in brackets, the present one without."""
     text = """
