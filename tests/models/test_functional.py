@@ -19,18 +19,24 @@ IMAGES = np.zeros((2, 32, 32, 3), "float32")
     ids=["classifier", "segmenter"],
 )
 def test_a_step_is_traced_once(made, labels, monkeypatch):
-    """Where the optimizer's variables are made while TensorFlow traces it, it is traced twice."""
+    """TensorFlow traces it twice where variables of optimizer or metrics are made meanwhile."""
     model = made()
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    steps, own = [], model.train_step
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    tested = counted(model, "test_step", monkeypatch)
+    trained = counted(model, "train_step", monkeypatch)
+    found = model.train_on_batch(IMAGES, labels, return_dict=True)
+    assert found.keys() == {"loss", "accuracy"} and 0 <= found["accuracy"] <= 1
+    model.compile("adam", loss, metrics=["accuracy"])
+    assert model.test_on_batch(IMAGES, labels, return_dict=True).keys() == found.keys()
+    assert (len(trained), len(tested)) == (1, 1)
 
-    def step(*args, **kwargs):
-        steps.append(model.optimizer.built)
-        return own(*args, **kwargs)
 
-    monkeypatch.setattr(model, "train_step", step)
-    model.train_on_batch(IMAGES, labels)
-    assert steps == [True]
+def counted(model, name, monkeypatch):
+    """A list that grows with each call of the method."""
+    calls, own = [], getattr(model, name)
+    monkeypatch.setattr(model, name, lambda *args: (calls.append(name), own(*args))[1])
+    return calls
 
 
 def test_frozen_weights_have_no_optimizer_variables():
