@@ -14,6 +14,11 @@ from keras_internimage.data.check import count, refusal_for
 from keras_internimage.data.coco_masks import Polygons, RunLengths, lengths
 
 _LISTS = ("images", "annotations", "categories")
+# Pixels from an image's corner to the furthest point of an outline, unless the image is larger.
+# Drawing takes memory for each pixel that an outline passes, also outside of the image.
+_FURTHEST = 1 << 17
+# No image has so many pixels on a side.
+_SIDES = 1 << 31
 
 
 class CocoError(ValueError):
@@ -248,7 +253,7 @@ def _images(entries, problems):
                 wrong = "is there twice"
             elif not isinstance(name, str) or not name or "\0" in name:
                 wrong = f"has a file_name that is none, {name!r}"
-            elif not all(_is_int(side) and side > 0 for side in sides):
+            elif not all(_is_int(side) and 0 < side < _SIDES for side in sides):
                 wrong = f"has the size {sides[0]!r} x {sides[1]!r}"
             elif name in names:
                 wrong = f"is of the same file as image {names[name]}, {name}"
@@ -285,7 +290,8 @@ def _categories(entries, problems):
 def _root(categories, annotations, labels):
     """The id of a category that only groups others, or None."""
     used = {x.label for x in annotations}
-    above = {x.get("supercategory") for x in categories if x.get("supercategory") != "none"}
+    named = [x.get("supercategory") for x in categories]
+    above = {name for name in named if isinstance(name, str) and name != "none"}
     for entry in categories:
         empty = labels[entry["id"]] not in used
         if empty and entry.get("supercategory") == "none" and entry["name"] in above:
@@ -341,7 +347,13 @@ def _why_no_object(entry, ids, images, labels):
 
 
 def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's integers have any number of digits
+        return False
 
 
 def _segmentation(value: Any, image: CocoImage) -> "Polygons | RunLengths | None":
@@ -358,6 +370,9 @@ def _segmentation(value: Any, image: CocoImage) -> "Polygons | RunLengths | None
     for outline in outlines:
         if not isinstance(outline, list) or len(outline) % 2 or not all(map(_is_number, outline)):
             raise ValueError("has an outline that is no list of pairs of numbers")
+        furthest = max(map(abs, outline), default=0)
+        if furthest > max(_FURTHEST, image.width, image.height):
+            raise ValueError(f"has an outline that reaches to {furthest:g} pixels")
         if len(outline) >= 6:  # fewer than three points cover nothing
             found.append(np.array(outline, "float64").reshape(-1, 2))
     return tuple(found) or None

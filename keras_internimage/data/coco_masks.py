@@ -66,12 +66,13 @@ def lengths(runs: RunLengths, height: int, width: int) -> np.ndarray:
             f"has {height} x {width}"
         )
     stored = runs.counts
-    counts = np.asarray(_unpacked(stored) if isinstance(stored, str) else stored, "int64")
-    if (counts < 0).any() or counts.sum() != height * width:
+    counts = _unpacked(stored) if isinstance(stored, str) else stored
+    total = sum(counts)  # of Python's integers: a sum of 64 bits can wrap round to the right one
+    if min(counts, default=0) < 0 or total != height * width:
         raise ValueError(
-            f"has run lengths of {counts.sum()} pixels in all, its image has {height * width}"
+            f"has run lengths of {total} pixels in all, its image has {height * width}"
         )
-    return counts
+    return np.asarray(counts, "int64")
 
 
 def _draw(outline, height, width):

@@ -84,6 +84,15 @@ class TestReading:
         assert not any(x.crowd for x in found.annotations)
         assert found.annotations[0].segmentation[0].shape == (3, 2)
 
+    def test_what_means_nothing_is_passed_over(self, tmp_path):
+        """A supercategory that is no name, and an area beyond all numbers."""
+        what = content()
+        what["categories"][0]["supercategory"] = ["indoor"]
+        what["categories"][1]["supercategory"] = {}
+        what["annotations"][0]["area"] = 10**400
+        found = read_coco(write(tmp_path, what))
+        assert found.class_names == ("dog", "tooth brush") and found.annotations[0].area is None
+
     def test_outlines_that_cover_nothing(self, tmp_path):
         what = content()
         what["annotations"][0]["segmentation"] = [[1, 0, 3, 0], [1, 0, 3, 0, 3, 3]]
@@ -144,6 +153,8 @@ class TestMasks:
             ("6\x7f", (2, 3), "with the character"),
             ("6P", (2, 3), "end within a number"),
             ("o" * 40 + "0", (2, 3), "no sizes of runs"),
+            ((10**30,), (2, 3), "pixels in all"),
+            ((2**62, 2**62, 2**62, 2**62, 6), (2, 3), "pixels in all"),
         ],
     )
     def test_damaged_run_lengths(self, counts, size, message):
@@ -177,6 +188,7 @@ class TestRefusals:
             {"id": 8, "file_name": "b.jpg", "width": 6, "height": 4},
             {"id": 9, "file_name": "d.jpg", "width": 0, "height": 4},
             {"id": "x", "file_name": "e.jpg", "width": 1, "height": 4},
+            {"id": 11, "file_name": "f.jpg", "width": 10**30, "height": 4},
             {"id": 10, "width": 1, "height": 4},
         ]
         categories = [*content()["categories"], {"id": 2, "name": "cat"}, {"id": 5}, 8]
@@ -186,7 +198,8 @@ class TestRefusals:
             "image 8: is of the same file as image 7, b.jpg",
             "image 9: has the size 0 x 4",
             "image 'x': has an id that is no integer",
-            "images[7]: has no file_name",
+            f"image 11: has the size {10**30} x 4",
+            "images[8]: has no file_name",
             "category 2: is there twice",
             "categories[3]: has no name",
             "categories[4]: must be an object, not int",
@@ -221,3 +234,16 @@ class TestRefusals:
         assert message.endswith("--skip-bad leaves out 10 objects.")
         found = read_coco(tmp_path / "annotations.json", skip_bad=True)
         assert [x.id for x in found.annotations] == [11, 12] and len(found.left_out) == 10
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"bbox": [10**400, 1, 2, 3]}, "has a bbox that is not four numbers"),
+            ({"segmentation": [[0, 0, 9, 0, 9, 1e300]]}, "has an outline that reaches to 1e+300"),
+            ({"segmentation": [[0, 0, 9, 0, 9, -2e5]]}, "has an outline that reaches to 200000"),
+        ],
+    )
+    def test_numbers_too_large(self, tmp_path, change, reason):
+        what = content()
+        what["annotations"][0] |= change
+        assert f"\n  annotation 11: {reason}" in refusal(tmp_path, what)
